@@ -216,9 +216,13 @@ CPU_PACKAGE_ENERGY = _counter(
 CPU_PACKAGE_POWER = _gauge(
     "esnode_cpu_package_power_watts", "W", "package", "Mean power of each CPU package between two collections."
 )
-CPU_DRAM_ENERGY = _counter("esnode_cpu_dram_energy_joules_total", "J", "package", "Energy of each package's DRAM (RAPL).")
+CPU_DRAM_ENERGY = _counter(
+    "esnode_cpu_dram_energy_joules_total", "J", "package", "Energy of each package's DRAM (RAPL)."
+)
 NODE_POWER = _gauge("esnode_node_power_watts", "W", "source", "Power of the whole node as the source reads it.")
-NODE_ENERGY = _counter("esnode_node_energy_joules_total", "J", "source", "Node power integrated since the agent started.")
+NODE_ENERGY = _counter(
+    "esnode_node_energy_joules_total", "J", "source", "Node power integrated since the agent started."
+)
 NODE_POWER_ENVELOPE = _gauge("esnode_node_power_envelope_watts", "W", "", "Configured power envelope of the node.")
 NODE_POWER_ENVELOPE_EXCEEDED = _gauge(
     "esnode_node_power_envelope_exceeded", "0/1", "", "1 while the node draws more than its envelope."
@@ -239,11 +243,17 @@ GPU_MEMORY_UTILIZATION = _gauge(
 GPU_ENCODER_UTILIZATION = _gauge("esnode_gpu_encoder_utilization_percent", "%", _GPU, "Use of the video encoder.")
 GPU_DECODER_UTILIZATION = _gauge("esnode_gpu_decoder_utilization_percent", "%", _GPU, "Use of the video decoder.")
 GPU_MEMORY_TOTAL = _gauge("esnode_gpu_memory_total_bytes", "bytes", _GPU, "Frame buffer memory.")
-GPU_MEMORY_USED = _gauge("esnode_gpu_memory_used_bytes", "bytes", _GPU, "Frame buffer in use, without the reserved part.")
-GPU_MEMORY_RESERVED = _gauge("esnode_gpu_memory_reserved_bytes", "bytes", _GPU, "Frame buffer that the driver reserves.")
+GPU_MEMORY_USED = _gauge(
+    "esnode_gpu_memory_used_bytes", "bytes", _GPU, "Frame buffer in use, without the reserved part."
+)
+GPU_MEMORY_RESERVED = _gauge(
+    "esnode_gpu_memory_reserved_bytes", "bytes", _GPU, "Frame buffer that the driver reserves."
+)
 GPU_BAR1_TOTAL = _gauge("esnode_gpu_bar1_total_bytes", "bytes", _GPU, "BAR1 aperture.")
 GPU_BAR1_USED = _gauge("esnode_gpu_bar1_used_bytes", "bytes", _GPU, "BAR1 aperture in use.")
-GPU_TEMPERATURE = _gauge("esnode_gpu_temperature_celsius", "degC", f"{_GPU} sensor", "Temperature; sensor gpu or memory.")
+GPU_TEMPERATURE = _gauge(
+    "esnode_gpu_temperature_celsius", "degC", f"{_GPU} sensor", "Temperature; sensor gpu or memory."
+)
 GPU_TEMPERATURE_MARGIN = _gauge(
     "esnode_gpu_temperature_margin_celsius", "degC", _GPU, "Degrees left until the GPU slows down (T.Limit)."
 )
@@ -255,7 +265,9 @@ GPU_POWER = _gauge("esnode_gpu_power_watts", "W", _GPU, "Power draw.")
 GPU_POWER_LIMIT = _gauge(
     "esnode_gpu_power_limit_watts", "W", f"{_GPU} kind", "Power limits: requested, enforced, default, min, max."
 )
-GPU_ENERGY = _counter("esnode_gpu_energy_joules_total", "J", _GPU, "Energy since the driver was loaded, as NVML counts it.")
+GPU_ENERGY = _counter(
+    "esnode_gpu_energy_joules_total", "J", _GPU, "Energy since the driver was loaded, as NVML counts it."
+)
 GPU_CLOCK = _gauge("esnode_gpu_clock_hertz", "Hz", f"{_GPU} domain", "Current clocks.")
 GPU_CLOCK_MAX = _gauge("esnode_gpu_clock_max_hertz", "Hz", f"{_GPU} domain", "Highest clocks that the board allows.")
 GPU_CLOCK_EVENT_ACTIVE = _gauge(
@@ -311,7 +323,10 @@ GPU_NVLINK_RECEIVE = _counter("esnode_gpu_nvlink_receive_bytes_total", "bytes", 
 GPU_NVLINK_TRANSMIT = _counter("esnode_gpu_nvlink_transmit_bytes_total", "bytes", f"{_GPU} link", "Data bytes sent.")
 GPU_PROCESSES = _gauge("esnode_gpu_processes", "count", f"{_GPU} type", "Processes on the GPU: compute or graphics.")
 GPU_PROCESS_MEMORY = _gauge(
-    "esnode_gpu_process_memory_bytes", "bytes", f"{_GPU} pid name unit", "GPU memory of a process, with its cgroup's unit."
+    "esnode_gpu_process_memory_bytes",
+    "bytes",
+    f"{_GPU} pid name unit",
+    "GPU memory of a process, with its cgroup's unit.",
 )
 GPU_MIG_MODE = _gauge("esnode_gpu_mig_mode", "0/1", f"{_GPU} state", "MIG mode: current and pending.")
 MIG_INFO = _gauge("esnode_mig_info", "1", f"{_GPU} mig_uuid gi ci profile", "Constant 1; a MIG device.")
@@ -320,7 +335,9 @@ MIG_MEMORY_TOTAL = _gauge("esnode_mig_memory_total_bytes", "bytes", _MIG, "Memor
 MIG_MEMORY_USED = _gauge("esnode_mig_memory_used_bytes", "bytes", _MIG, "Memory of the MIG device in use.")
 GPU_SM_ACTIVE = _gauge("esnode_gpu_sm_active_ratio", "0..1", _GPU, "Share of cycles with a warp on an SM (GPM).")
 GPU_SM_OCCUPANCY = _gauge("esnode_gpu_sm_occupancy_ratio", "0..1", _GPU, "Resident warps over the most possible (GPM).")
-GPU_TENSOR_ACTIVE = _gauge("esnode_gpu_tensor_active_ratio", "0..1", _GPU, "Share of cycles with tensor cores busy (GPM).")
+GPU_TENSOR_ACTIVE = _gauge(
+    "esnode_gpu_tensor_active_ratio", "0..1", _GPU, "Share of cycles with tensor cores busy (GPM)."
+)
 GPU_DRAM_ACTIVE = _gauge("esnode_gpu_dram_active_ratio", "0..1", _GPU, "Share of cycles with DRAM busy (GPM).")
 
 # The application on the node

@@ -1,0 +1,149 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be configured: one struct a section of esnode.toml, with types, bounds and defaults.
+
+Reading the file is `config_file`. The `description` of a field is what a mistake's message says would be right.
+This module must not import ssl, directly or not: `tls.restrict_handshake` has to run before.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+Text = Annotated[str, Meta(description="a text in quotes")]
+Path = Annotated[str, Meta(pattern="^/", description="an absolute path in quotes")]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+", description='an "http://" or "https://" URL')]
+Switch = Annotated[bool, Meta(description="true or false")]
+
+
+class Agent(Struct, frozen=True, kw_only=True):
+    """[agent]"""
+
+    listen_address: Annotated[
+        str,
+        Meta(
+            pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]*):\d{1,5}$",
+            description='"host:port", such as "0.0.0.0:9100" or "[::]:9100"',
+        ),
+    ] = "0.0.0.0:9100"
+    scrape_interval_seconds: Annotated[
+        float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")
+    ] = 15.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description='"debug", "info", "warning" or "error"')
+    ] = "info"
+    log_format: Annotated[Literal["json", "text"], Meta(description='"json" or "text"')] = "json"
+
+    @property
+    def host(self) -> str:
+        """Host part of `listen_address`, without brackets; empty means every address."""
+        return self.listen_address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """Port part of `listen_address`."""
+        return int(self.listen_address.rpartition(":")[2])
+
+
+class Security(Struct, frozen=True, kw_only=True):
+    """[security]"""
+
+    enable_tls: Switch = False
+    tls_cert_path: Path | None = None
+    tls_key_path: Path | None = None
+    tls_ca_path: Path | None = None
+    min_tls_version: Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')] = "1.3"
+    cipher_suites: Annotated[
+        list[Text],
+        Meta(description='a list of suites as OpenSSL names them, such as ["TLS_AES_256_GCM_SHA384"]'),
+    ] = field(default_factory=list)
+
+
+class Collectors(Struct, frozen=True, kw_only=True):
+    """[collectors]"""
+
+    enable_cpu: Switch = True
+    enable_memory: Switch = True
+    enable_disk: Switch = True
+    enable_network: Switch = True
+    enable_gpu: Switch = True
+    enable_power: Switch = True
+    enable_gpu_events: Switch = True
+    gpu_process_memory: Switch = False
+    """One series per GPU process: off, since pids make many series."""
+    gpu_pcie_throughput: Switch = False
+    """PCIe rates: off, since each reading takes the driver 20 ms."""
+    node_power_envelope_watts: Annotated[float | None, Meta(gt=0, description="a number of watts above 0")] = None
+
+
+class Tsdb(Struct, frozen=True, kw_only=True):
+    """[tsdb]"""
+
+    enable_local_tsdb: Switch = True
+    local_tsdb_path: Path = "/var/lib/esnode/tsdb"
+    retention_hours: Annotated[int, Meta(ge=1, description="a whole number of hours from 1 up")] = 168
+    max_disk_mb: Annotated[int, Meta(ge=16, description="a whole number of MB from 16 up")] = 10240
+    compression: Annotated[Literal["zstd"], Meta(description='"zstd"')] = "zstd"
+
+
+class Orchestrator(Struct, frozen=True, kw_only=True):
+    """[orchestrator]"""
+
+    enabled: Switch = False
+    allow_public: Switch = False
+    token: Text | None = None
+    token_secret_path: Path | None = None
+    require_client_cert: Switch = True
+
+
+class Audit(Struct, frozen=True, kw_only=True):
+    """[audit]"""
+
+    enable_audit_log: Switch = True
+    audit_log_path: Path = "/var/log/esnode/audit.log"
+    audit_log_format: Annotated[Literal["json"], Meta(description='"json"')] = "json"
+    max_audit_file_size_mb: Annotated[int, Meta(ge=1, description="a whole number of MB from 1 up")] = 100
+    audit_retention_days: Annotated[int, Meta(ge=1, description="a whole number of days from 1 up")] = 365
+
+
+class Alerts(Struct, frozen=True, kw_only=True):
+    """[alerts]"""
+
+    enable_prometheus_alerts: Switch = True
+    alert_manager_url: Url | None = None
+
+
+class App(Struct, frozen=True, kw_only=True):
+    """[app]"""
+
+    enable_app: Switch = False
+    app_metrics_url: Url = "http://localhost:8000/metrics"
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """The whole of esnode.toml. `Config()` is what an empty file means."""
+
+    agent: Agent = Agent()
+    security: Security = Security()
+    collectors: Collectors = Collectors()
+    tsdb: Tsdb = Tsdb()
+    orchestrator: Orchestrator = Orchestrator()
+    audit: Audit = Audit()
+    alerts: Alerts = Alerts()
+    app: App = App()
+
+
+SECRETS = frozenset({"orchestrator.token"})
+"""Keys whose value is never shown."""
+
+NOT_ACTIVE_YET = ("tsdb", "orchestrator", "audit", "alerts")
+"""Sections that are checked and kept but that no part of the agent acts on yet."""
+
+RESTART_ONLY = (
+    "agent.listen_address",
+    "security.enable_tls",
+    "security.cipher_suites",
+)
+"""Keys that a reload cannot change: the socket is open and OpenSSL is configured once a process."""
