@@ -31,19 +31,14 @@ def escape_label(text: str) -> str:
 class Series:
     """One time series: a family and the values of its labels. The same labels give the same object."""
 
-    __slots__ = ("__weakref__", "family", "label_values", "prefix")
+    __slots__ = ("__weakref__", "family", "labels", "prefix")
 
-    def __init__(self, family: Family, label_values: tuple[str, ...]) -> None:
+    def __init__(self, family: Family, suffix: str, labels: dict[str, str]) -> None:
         self.family = family
-        self.label_values = label_values
-        pairs = ",".join(f'{n}="{escape_label(v)}"' for n, v in zip(family.labels, label_values, strict=True))
+        self.labels = labels
+        pairs = ",".join(f'{name}="{escape_label(value)}"' for name, value in labels.items())
         # The exposition line up to its value; made once, since a series outlives thousands of scrapes.
-        self.prefix = f"{family.name}{{{pairs}}} " if pairs else f"{family.name} "
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Label names and values of this series."""
-        return dict(zip(self.family.labels, self.label_values, strict=True))
+        self.prefix = f"{family.name}{suffix}{{{pairs}}} " if pairs else f"{family.name}{suffix} "
 
     def __repr__(self) -> str:
         return f"Series({self.prefix.strip()})"
@@ -58,17 +53,23 @@ class Family:
     unit: str
     labels: tuple[str, ...]
     help: str
-    _series: WeakValueDictionary[tuple[str, ...], Series] = field(default_factory=WeakValueDictionary, repr=False)
+    _made: WeakValueDictionary[tuple[str, ...], Series] = field(default_factory=WeakValueDictionary, repr=False)
 
     def series(self, *label_values: str) -> Series:
         """Return the one series of this family with these label values, in the order of `labels`."""
-        found = self._series.get(label_values)
-        if found is None:
-            if len(label_values) != len(self.labels):
-                raise ValueError(f"{self.name} has the labels {self.labels}, got the values {label_values}")
-            with _interning:  # two threads must not make two objects of one series
-                found = self._series.setdefault(label_values, Series(self, label_values))
-        return found
+        return self._made.get(label_values) or self._make("", self.labels, label_values)
+
+    def part(self, suffix: str, *label_values: str) -> Series:
+        """Return one series of a histogram: suffix `_bucket` (its last value is `le`), `_sum` or `_count`."""
+        labels = (*self.labels, "le") if suffix == "_bucket" else self.labels
+        return self._made.get((suffix, *label_values)) or self._make(suffix, labels, label_values)
+
+    def _make(self, suffix: str, labels: tuple[str, ...], values: tuple[str, ...]) -> Series:
+        if len(values) != len(labels):
+            raise ValueError(f"{self.name}{suffix} has the labels {labels}, got the values {values}")
+        with _interning:  # two threads must not make two objects of one series
+            made = Series(self, suffix, dict(zip(labels, values, strict=True)))
+            return self._made.setdefault((suffix, *values) if suffix else values, made)
 
 
 FAMILIES: Final[dict[str, Family]] = {}
@@ -114,9 +115,6 @@ SCRAPE_DURATION = _histogram(
 )
 HTTP_REQUESTS = _counter(
     "esnode_http_requests_total", "count", "route method code", "HTTP requests answered, by route template."
-)
-HTTP_AUTH_FAILURES = _counter(
-    "esnode_http_auth_failures_total", "count", "reason", "Connections or requests refused for want of a right."
 )
 
 # CPU
