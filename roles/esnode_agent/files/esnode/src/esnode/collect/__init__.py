@@ -31,6 +31,11 @@ class Roots:
     dev: Path = Path("/dev")
 
 
+def deadline_s(interval_s: float) -> float:
+    """Seconds that a collector has for one run."""
+    return min(0.8 * interval_s, 5.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a collector is made from: the configuration and the roots."""
@@ -42,6 +47,11 @@ class Settings:
     def interval_s(self) -> float:
         """Seconds between two ticks."""
         return self.config.agent.scrape_interval_seconds
+
+    @property
+    def part_deadline_s(self) -> float:
+        """Seconds for one part (a GPU, a mount) of a collector, so that the others are still served in time."""
+        return 0.75 * deadline_s(self.interval_s)
 
 
 class Collector(Protocol):
