@@ -1,0 +1,107 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each path answers: /metrics, /healthz, /readyz, /status and the page that links them."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from esnode.expose import CONTENT_TYPES
+from esnode.serve import negotiate
+from esnode.serve.page import Page
+
+_FIRST_SNAPSHOT_S = 8.0
+
+_INDEX = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>esnode on {host}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; color: #1b1f24 }}
+h1 {{ font-size: 1.4rem }} table {{ border-collapse: collapse; width: 100% }}
+td, th {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #d8dee4; vertical-align: top }}
+.bad {{ color: #b3261e }} .good {{ color: #1a7f37 }} .none {{ color: #6e7781 }}
+</style></head>
+<body>
+<h1>esnode-core {version} on {host}</h1>
+<ul>
+<li><a href="/metrics">/metrics</a>: Prometheus text, OpenMetrics by negotiation</li>
+<li><a href="/status">/status</a>: collectors, GPUs and last errors as JSON</li>
+<li><a href="/healthz">/healthz</a>: 200 while the agent lives</li>
+<li><a href="/readyz">/readyz</a>: 200 while the numbers are fresh</li>
+</ul>
+<table><tr><th>collector</th><th>state</th><th>series</th><th>last error</th></tr>
+{rows}
+</table>
+</body></html>
+"""
+
+
+class Routes:
+    """The handlers. `status` makes the answer of /status, `not_ready` says why the numbers are not fresh."""
+
+    def __init__(self, page: Page, status: Callable[[], dict[str, Any]], not_ready: Callable[[], str | None]) -> None:
+        self._page = page
+        self._status = status
+        self._not_ready = not_ready
+
+    def application(self) -> web.Application:
+        """The application with every route."""
+        app = web.Application(client_max_size=64 * 1024)
+        app.router.add_get("/", self.index)
+        app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/status", self.status)
+        return app
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The newest snapshot; waits for the first one, so that a restart behind a socket misses no scrape."""
+        text_format = negotiate.text_format(request.headers.get("Accept"))
+        encoding = negotiate.encoding(request.headers.get("Accept-Encoding"))
+        body = self._page.body(text_format, encoding)
+        until = asyncio.get_running_loop().time() + _FIRST_SNAPSHOT_S
+        while body is None and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.02)
+            body = self._page.body(text_format, encoding)
+        if body is None:
+            return web.Response(status=503, text="no collection has finished yet; see /status\n")
+        headers = {"Content-Type": CONTENT_TYPES[text_format], "Vary": "Accept, Accept-Encoding"}
+        if encoding == "gzip":
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=body, headers=headers)
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """200 while the agent lives: what is broken on the node is no reason to restart it."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """200 while collections come in, else 503 with the reason."""
+        reason = self._not_ready()
+        return web.Response(status=503, text=f"{reason}\n") if reason else web.Response(text="ready\n")
+
+    async def status(self, _request: web.Request) -> web.Response:
+        """The whole state as JSON."""
+        return web.Response(text=json.dumps(self._status(), indent=2) + "\n", content_type="application/json")
+
+    async def index(self, _request: web.Request) -> web.Response:
+        """A plain page for a person."""
+        status = self._status()
+        rows = []
+        for name, one in status["collectors"].items():
+            look = {"ok": "good", "not_present": "none", "starting": "none"}.get(one["state"], "bad")
+            cells = (one["state"].replace("_", " "), one["series"] or "", "; ".join(one["errors"]))
+            state, series, errors = (html.escape(str(cell)) for cell in cells)
+            rows.append(
+                f'<tr><td>{html.escape(name)}</td><td class="{look}">{state}</td><td>{series}</td><td>{errors}</td></tr>'
+            )
+        page = _INDEX.format(
+            host=html.escape(status["host"]), version=html.escape(status["version"]), rows="\n".join(rows)
+        )
+        return web.Response(text=page, content_type="text/html")
