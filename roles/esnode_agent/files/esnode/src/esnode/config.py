@@ -75,7 +75,7 @@ class Collectors(Struct, frozen=True, kw_only=True):
     """One series per GPU process: off, since pids make many series."""
     gpu_pcie_throughput: Switch = False
     """PCIe rates: off, since each reading takes the driver 20 ms."""
-    node_power_envelope_watts: Annotated[float | None, Meta(gt=0, description="a number of watts above 0")] = None
+    node_power_envelope_watts: Annotated[float, Meta(gt=0, description="a number of watts above 0")] | None = None
 
 
 class Tsdb(Struct, frozen=True, kw_only=True):

@@ -129,8 +129,8 @@ def _expected(kind: Any) -> str:
 
 
 def _show(value: object, key: str = "") -> str:
-    """A value as it stands in TOML; a secret is not shown."""
-    if key in structs.SECRETS or re.search(r"token|password|secret", key) and isinstance(value, str):
+    """A value as it stands in TOML; a secret is not shown, also under a misspelled key or in a wrong section."""
+    if key and difflib.get_close_matches(key.partition(".")[2], [s.partition(".")[2] for s in structs.SECRETS]):
         return '"***"'
     if isinstance(value, bool):
         return str(value).lower()
