@@ -38,8 +38,3 @@ class Snapshot:
 
     timestamp: float
     parts: Mapping[str, Samples]
-
-    def total(self, family_name: str) -> float | None:
-        """Sum of a family over all its series, None when it has none."""
-        values = [v for part in self.parts.values() for s, v in part.items() if s.family.name == family_name]
-        return sum(values) if values else None

@@ -133,14 +133,16 @@ def _no_password() -> str:
 
 
 def _explain(reason: str) -> str:
-    known = {
-        "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
-        "NO_START_LINE": "expected PEM files: a certificate (chain) and its private key",
-        "PEM_LIB": "expected PEM files: a certificate (chain) and its private key",
-        "PEM lib": "expected PEM files: a certificate (chain) and its private key",
-        "EE_KEY_TOO_SMALL": "the key is too short; use at least RSA 2048 or EC P-256",
-    }
-    return known.get(reason, reason)
+    """OpenSSL's reason in an operator's words, its own where there are none."""
+    for sign, words in (
+        ("KEY_VALUES_MISMATCH", "the key does not belong to the certificate"),
+        ("NO_START_LINE", "expected PEM files: a certificate (chain) and its private key"),
+        ("PEM lib", "expected PEM files: a certificate (chain) and its private key"),
+        ("KEY_TOO_SMALL", "the key is too short; use at least RSA 2048 or EC P-256"),
+    ):
+        if sign in reason:
+            return words
+    return reason
 
 
 def _user() -> str:
