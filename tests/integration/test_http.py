@@ -52,7 +52,7 @@ def test_metrics_in_every_form(agent: AgentProcess) -> None:
 
 def test_pages(agent: AgentProcess) -> None:
     assert agent.get("/healthz")[0] == 200
-    assert agent.get("/readyz")[0] == 200
+    _until(lambda: agent.get("/readyz")[0] == 200)
     status, headers, body = agent.get("/")
     assert status == 200 and headers["Content-Type"].startswith("text/html")
     for link in ("/metrics", "/status", "/healthz", "/readyz"):
@@ -85,10 +85,10 @@ def test_numbers_move_with_each_tick_and_requests_are_counted_by_route(agent: Ag
 def test_oversized_headers_are_refused_and_nothing_else_suffers(agent: AgentProcess) -> None:
     with socket.create_connection(("127.0.0.1", agent.port), 20) as greedy:
         greedy.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 100_000 + b"\r\n\r\n")
-        assert greedy.recv(4096).startswith(b"HTTP/1.1 400")
+        assert b" 400 Bad Request" in greedy.recv(4096)
     with socket.create_connection(("127.0.0.1", agent.port), 20) as odd:
         odd.sendall(b"\x16\x03\x01\x00garbage\r\n\r\n")
-        assert odd.recv(4096).startswith(b"HTTP/1.1 400")
+        assert b" 400 Bad Request" in odd.recv(4096)
     assert agent.get("/healthz")[0] == 200
 
 
