@@ -82,7 +82,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Loaded:
         if name not in kinds:
             mistakes.append(f"{path}: {name}: unknown {_what(table)}{_hint(name, is_section=isinstance(table, dict))}")
         elif not isinstance(table, dict):
-            mistakes.append(f"{path}: {name} = {_show(table)}: expected a section: [{name}]")
+            mistakes.append(f"{path}: {name} = {show(table)}: expected a section: [{name}]")
         else:
             sections[name] = _read_section(path, name, table, kinds[name], references, mistakes)
     config = Config(**sections)
@@ -110,16 +110,16 @@ def _read_section(
     for key, raw in table.items():
         where = f"{section}.{key}"
         if key not in fields:
-            mistakes.append(f"{path}: {where} = {_show(raw, where)}: unknown key{_hint(key, section)}")
+            mistakes.append(f"{path}: {where} = {show(raw, where)}: unknown key{_hint(key, section)}")
             continue
         try:
             values[key] = msgspec.convert(references.resolve(where, raw), fields[key].type)
         except msgspec.ValidationError:
-            mistakes.append(f"{path}: {where} = {_show(raw, where)}: expected {_expected(fields[key].type)}")
+            mistakes.append(f"{path}: {where} = {show(raw, where)}: expected {expected(fields[key].type)}")
     return kind(**values)
 
 
-def _expected(kind: Any) -> str:
+def expected(kind: Any) -> str:
     """The `description` of an annotated type, also inside a union with None."""
     for part in (kind, *getattr(kind, "__args__", ())):
         for meta in getattr(part, "__metadata__", ()):
@@ -128,7 +128,7 @@ def _expected(kind: Any) -> str:
     raise TypeError(f"{kind} has no description")
 
 
-def _show(value: object, key: str = "") -> str:
+def show(value: object, key: str = "") -> str:
     """A value as it stands in TOML; a secret is not shown, also under a misspelled key or in a wrong section."""
     if key and difflib.get_close_matches(key.partition(".")[2], [s.partition(".")[2] for s in structs.SECRETS]):
         return '"***"'
@@ -137,7 +137,7 @@ def _show(value: object, key: str = "") -> str:
     if isinstance(value, str):
         return '"' + value + '"'
     if isinstance(value, list):
-        return "[" + ", ".join(_show(v) for v in value) + "]"
+        return "[" + ", ".join(show(v) for v in value) + "]"
     return "{...}" if isinstance(value, dict) else str(value)
 
 
