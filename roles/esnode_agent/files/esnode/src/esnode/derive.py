@@ -15,19 +15,21 @@ def tokens_per_joule(previous: Snapshot, current: Snapshot) -> Samples:
 
     Empty while either side is unknown: a counter is missing, is new, has gone or was reset, or no energy was used.
     """
-    tokens = _increase(APP_TOKENS, previous, current)
-    joules = _increase(GPU_ENERGY, previous, current)
-    if tokens is None or not joules:
+    tokens = _increase(APP_TOKENS, "app", previous, current)
+    if tokens is None:
+        return {}
+    joules = _increase(GPU_ENERGY, "gpu", previous, current)
+    if not joules:
         return {}
     return {_TOKENS_PER_JOULE: tokens / joules}
 
 
-def _increase(family: Family, previous: Snapshot, current: Snapshot) -> float | None:
-    before, now = _of(family, previous), _of(family, current)
+def _increase(family: Family, collector: str, previous: Snapshot, current: Snapshot) -> float | None:
+    before, now = _of(family, collector, previous), _of(family, collector, current)
     if not now or before.keys() != now.keys() or any(now[series] < before[series] for series in now):
         return None
     return sum(now[series] - before[series] for series in now)
 
 
-def _of(family: Family, snapshot: Snapshot) -> Samples:
-    return {s: v for part in snapshot.parts.values() for s, v in part.items() if s.family is family}
+def _of(family: Family, collector: str, snapshot: Snapshot) -> Samples:
+    return {s: v for s, v in snapshot.parts.get(collector, {}).items() if s.family is family}
