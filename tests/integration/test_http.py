@@ -196,6 +196,7 @@ def test_sighup_reloads_what_can_be_and_keeps_the_old_when_the_new_is_bad(agent:
     agent.process.send_signal(signal.SIGHUP)
     assert "needs a restart" in agent.until_logged("agent.listen_address has changed")["message"]
     assert agent.get("/healthz")[0] == 200
+    assert agent.status()["config"]["restart_needed_for"] == ["agent.listen_address"]
 
 
 def _until(true: object, timeout_s: float = 20) -> None:
@@ -222,11 +223,11 @@ def test_a_bad_configuration_stops_the_start_with_every_mistake(tmp_path: Path) 
     text = '[agent]\nlog_level = "loud"\n[security]\nenable_tls = true\ntls_cert_path = "/no/such.crt"\ntls_key_path = "/no/such.key"\n'
     with AgentProcess(tmp_path, text, 0, wait=False) as agent:
         assert agent.process.wait(20) == 1
-        for expected in ("agent.log_level", "security.tls_cert_path", "security.tls_key_path", "3 mistakes in"):
+        for expected in ("agent.log_level", "security.tls_cert_path", "security.tls_key_path"):
             assert expected in agent.text
     check = [sys.executable, "-m", "esnode", "check-config", "--config", str(tmp_path / "esnode.toml")]
     checked = subprocess.run(check, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-    assert checked.returncode == 1 and "3 mistakes in" in checked.stderr
+    assert checked.returncode == 1 and len(checked.stderr.splitlines()) == 3
 
 
 def test_no_descriptor_is_lost_over_many_connections(agent: AgentProcess) -> None:

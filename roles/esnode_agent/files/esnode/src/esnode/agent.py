@@ -74,6 +74,7 @@ class Agent:
 
     def __init__(self, loaded: Loaded, roots: Roots) -> None:
         self._loaded = loaded
+        self._in_force = loaded.config  # what RESTART_ONLY keys had when this process started
         self._roots = roots
         self._started = time.time()
         self._loaded_at = self._started
@@ -185,6 +186,7 @@ class Agent:
                 "loaded": self._loaded_at,
                 "notices": list(self._loaded.notices),
                 "reload_errors": self._reload_error,
+                "restart_needed_for": self._restart_needed_for(self._config),
             },
             "collectors": {
                 name: {
@@ -225,12 +227,19 @@ class Agent:
             self._take(loaded)
         systemd.notify("READY=1\nSTATUS=" + self._one_line())
 
-    def _take(self, loaded: Loaded) -> None:
-        old, new = self._config, loaded.config
-        for key in RESTART_ONLY:
+    def _restart_needed_for(self, config: Config) -> list[str]:
+        """RESTART_ONLY keys whose value in the file is not the one in force."""
+
+        def value(of: Config, key: str) -> object:
             section, _, name = key.partition(".")
-            if getattr(getattr(old, section), name) != getattr(getattr(new, section), name):
-                log.warning("reload: %s has changed and needs a restart; the old value stays in force", key)
+            return getattr(getattr(of, section), name)
+
+        return [key for key in RESTART_ONLY if value(config, key) != value(self._in_force, key)]
+
+    def _take(self, loaded: Loaded) -> None:
+        new = loaded.config
+        for key in self._restart_needed_for(new):
+            log.warning("reload: %s has changed and needs a restart; the old value stays in force", key)
         self._loaded, self._loaded_at = loaded, time.time()
         announce(loaded)
         wanted = {n: _made_from(n, new) for n, is_wanted in _COLLECTORS.items() if is_wanted(new)}

@@ -27,8 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         for mistake in error.mistakes:
             print(f"esnode-core: {mistake}", file=sys.stderr)
-        count = len(error.mistakes)
-        print(f"esnode-core: {count} mistake{'s' if count > 1 else ''} in {options.config}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -80,9 +78,9 @@ def _checked(path: Path) -> Loaded:
         further = tls.check(error.config.security) if error.config else []
         raise ConfigError([*error.mistakes, *(f"{path}: {m}" for m in further)]) from None
     tls.restrict_handshake(loaded.config.security)
-    mistakes = [f"{path}: {m}" for m in tls.check(loaded.config.security)]
+    mistakes = tls.check(loaded.config.security)
     if mistakes:
-        raise ConfigError(mistakes)
+        raise ConfigError([f"{path}: {m}" for m in mistakes])
     return loaded
 
 
@@ -109,7 +107,12 @@ def _fetch(options: argparse.Namespace, path: str) -> bytes:
     import urllib.error
     import urllib.request
 
-    config = load(options.config).config if options.url is None or options.config.exists() else Config()
+    try:
+        config = load(options.config).config if options.url is None else Config()
+    except ConfigError as error:
+        raise ConfigError(
+            [*error.mistakes, "give the agent's address instead, such as --url http://127.0.0.1:9100"]
+        ) from None
     url = (options.url or _own_url(config)).rstrip("/") + path
     context = ssl.create_default_context()
     if options.url is None and config.security.enable_tls:
@@ -156,6 +159,8 @@ def describe(status: dict[str, Any]) -> str:
         lines.append(
             f"  GPU {gpu['index']} {gpu['name']} {gpu['uuid']} {gpu['state']} {gpu.get('error') or ''}".rstrip()
         )
+    for key in status["config"]["restart_needed_for"]:
+        lines.append(f"  {key} has changed in {status['config']['path']} and needs a restart")
     for error in status["config"]["reload_errors"]:
         lines.append(f"  last reload refused: {error}")
     return "\n".join(lines) + "\n"
