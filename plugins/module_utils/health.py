@@ -1,0 +1,109 @@
+# Copyright: the esnode authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ask the agent of this host how it is, over its own HTTP face on this host."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import urllib.error
+import urllib.request
+
+_PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN; has a name in ssl since Python 3.10
+
+
+def base_url(listen_address, tls):
+    """Where the agent answers on this host, for a listen address "host:port"."""
+    host, _colon, port = listen_address.rpartition(":")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    return f"{'https' if tls else 'http'}://{host}:{port}"
+
+
+class Client:
+    """HTTP to the agent. With TLS its own certificate is what is trusted, whatever name stands in it.
+
+    Without `certificate` whatever is served is taken: good for looking at what runs before a change, no more.
+    """
+
+    def __init__(self, url, certificate=""):
+        self._url = url
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        if certificate:
+            context.load_verify_locations(certificate)
+            context.verify_flags |= _PARTIAL_CHAIN
+        else:
+            context.verify_mode = ssl.CERT_NONE
+        # No proxy: this never leaves the host.
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+
+    def get(self, path):
+        """(status code, body); code 0 and the reason when there is no answer."""
+        try:
+            with self._opener.open(self._url + path, timeout=5) as answer:
+                return answer.status, answer.read().decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
+        except (OSError, ValueError) as error:
+            return 0, str(getattr(error, "reason", error))
+
+    def status(self):
+        """The JSON of /status, None when there is none."""
+        code, body = self.get("/status")
+        try:
+            return json.loads(body) if code == 200 else None
+        except ValueError:
+            return None
+
+
+def trouble(client, version, before):
+    """What is not yet well: one line each, nothing when the agent is healthy.
+
+    `version`: the one that must be served. `before`: the JSON of /status before the change, or None; what was well
+    then must be well now.
+    """
+    for path in ("/healthz", "/readyz"):
+        code, body = client.get(path)
+        if code != 200:
+            return [f"{path} answers {code or 'nothing'}: {body.strip()[:200]}"]
+    status = client.status()
+    if status is None:
+        return ["/status answers no JSON"]
+    if status["version"] != version:
+        return [f"/status says version {status['version']}, expected {version}; does another agent use the address?"]
+    lines = [f"collector {n} has not read anything yet" for n, c in _in(status, "starting")]
+    well = {n for n, _c in _in(status, "ok", "partial")}
+    if not lines and not well:
+        lines += [f"collector {n} is {c['state']}: {'; '.join(c['errors'])}" for n, c in status["collectors"].items()]
+    for name, _state in _in(before, "ok"):
+        now = status["collectors"].get(name)
+        if now and now["state"] in ("failed", "late"):
+            lines.append(f"collector {name} was ok before and is {now['state']} now: {'; '.join(now['errors'])}")
+    if before and "gpu" in status["collectors"] and len(status["gpus"]) < len(before.get("gpus", [])):
+        lines.append(f"{len(before['gpus'])} GPUs were seen before, {len(status['gpus'])} are now")
+    return lines
+
+
+def _in(status, *states):
+    return [(n, c) for n, c in status["collectors"].items() if c["state"] in states] if status else []
+
+
+def summary(status):
+    """What of /status a deployment reports: {version, gpus: [names], collectors: {name: state}}."""
+    return {
+        "version": status["version"],
+        "gpus": [g["name"] for g in status["gpus"]],
+        "collectors": {n: c["state"] for n, c in status["collectors"].items()},
+    }
+
+
+def unread(status, paths):
+    """The first of the files that was written after the agent has read its configuration, else None."""
+    for path in paths:
+        if path and os.path.exists(path) and os.stat(path).st_mtime > status["config"]["loaded"]:
+            return path
+    return None

@@ -1,0 +1,276 @@
+# Copyright: the esnode authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host offers to the agent: where it may live there, who runs services, which Python fits, is the port free."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+import os
+import platform
+import pwd
+import socket
+import stat
+import subprocess
+
+PYTHONS = ("3.13", "3.12", "3.11", "3.10")
+MACHINES = ("x86_64", "aarch64")
+GLIBC = (2, 28)  # the oldest that the locked wheels are built for
+_FREE_BYTES = 200 * 1000 * 1000  # a release takes 60 MB, the bundle twice 12 MB while it is unpacked
+
+
+class HostError(Exception):
+    """Why the agent can't be installed on this host, and what to do."""
+
+
+def layout(scope, prefix, data_dir):
+    """Who runs the agent and where its things are: {scope, manager, user, group, prefix, ..._dir, unit}.
+
+    `scope`: "system", "user", or "auto" (system for root). Empty paths get the scope's own.
+    """
+    root = os.geteuid() == 0
+    if scope == "auto":
+        scope = "system" if root else "user"
+    if scope == "system" and not root:
+        raise HostError(
+            f"a system-wide agent needs root, but this is {_name(os.geteuid())}: set ansible_become: true for these "
+            "hosts, or esnode_agent_scope: user for an agent of this user alone"
+        )
+    if scope == "system":
+        places = {
+            "prefix": prefix or "/opt/esnode",
+            "config_dir": "/etc/esnode",
+            "data_dir": data_dir or "/var/lib/esnode",
+            "log_dir": "/var/log/esnode",
+            "run_dir": "/run/esnode",
+            "unit": "/etc/systemd/system/esnode-core.service",
+        }
+    else:
+        home = os.path.expanduser("~")
+        base = prefix or os.path.join(home, ".local/share/esnode")
+        places = {
+            "prefix": base,
+            "config_dir": os.path.join(home, ".config/esnode"),
+            "data_dir": data_dir or os.path.join(base, "data"),
+            "log_dir": os.path.join(base, "log"),
+            "run_dir": os.path.join(base, "run"),
+            "unit": os.path.join(home, ".config/systemd/user/esnode-core.service"),
+        }
+    return {"scope": scope, "manager": _manager(scope), **places}
+
+
+def _manager(scope):
+    """C(systemd) where one runs that takes services of this scope, else C(supervisor)."""
+    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        return "supervisor"
+    if scope == "system":
+        return "systemd"
+    bus = os.path.join("/run/user", str(os.geteuid()), "systemd/private")
+    return "systemd" if os.path.exists(bus) else "supervisor"
+
+
+def machine():
+    """The architecture as wheels name it; raises HostError when there are no wheels for this host."""
+    if platform.system() != "Linux":
+        raise HostError(f"the agent runs on Linux; this is {platform.system()}")
+    if platform.machine() not in MACHINES:
+        raise HostError(f"no release for {platform.machine()}; there is one for {' and '.join(MACHINES)}")
+    libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
+    number = (libc or "").partition(" ")[2]
+    if not number or tuple(int(n) for n in number.split(".")[:2]) < GLIBC:
+        raise HostError("the release needs glibc {0}.{1} or newer; this host has {2}".format(*GLIBC, libc or "another"))
+    return platform.machine()
+
+
+def find_python(wanted, scope):
+    """(path, "3.11") of the Python that the agent shall run with.
+
+    `wanted` is a path, or empty for the newest suitable one. In system scope the service's own user must be able to
+    execute it.
+    """
+    if wanted:
+        found, why = _inspect(wanted, scope)
+        if why:
+            raise HostError(f"esnode_agent_python: {wanted} {why}")
+        return wanted, found
+    places = [f"{d}/python{v}" for v in PYTHONS for d in ("/usr/bin", "/usr/local/bin")]
+    places += ["/usr/bin/python3", "/usr/local/bin/python3", *sorted(glob.glob("/opt/python*/bin/python3"))]
+    if scope == "user":
+        places += [os.path.join(d, "python3") for d in os.environ.get("PATH", "").split(":") if d.startswith("/")]
+    tried = []
+    for path in places:
+        if not os.path.exists(path):
+            continue
+        found, why = _inspect(path, scope)
+        if not why:
+            return path, found
+        tried.append(f"{path} {why}")
+    raise HostError(
+        "no Python for the agent: it needs {0} to {1} (Debian 12, Ubuntu 22.04: apt install python3; RHEL 8, 9: dnf "
+        "install python3.11), or esnode_agent_python as the path of one. {2}".format(
+            PYTHONS[-1], PYTHONS[0], "; ".join(tried) or "None is here"
+        )
+    )
+
+
+def _inspect(path, scope):
+    """(version, None) of a usable interpreter, or (None, why it is of no use)."""
+    code = "import json, ssl, sys, sysconfig, venv; print(json.dumps([sys.version_info[:2], sys.base_prefix, "
+    code += "sys.implementation.name, bool(sysconfig.get_config_var('Py_GIL_DISABLED'))]))"
+    try:
+        done = subprocess.run(
+            [path, "-I", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"can't be executed: {error}"
+    if done.returncode:
+        return None, "is not complete: " + (done.stderr.decode(errors="replace").strip().splitlines() or ["?"])[-1]
+    number, base, implementation, free_threaded = json.loads(done.stdout.decode())
+    version = ".".join(str(n) for n in number)
+    if version not in PYTHONS or implementation != "cpython" or free_threaded:
+        return None, f"is {implementation} {version}{' (free-threaded)' if free_threaded else ''}"
+    if scope == "system":
+        for place in (os.path.realpath(path), base):
+            closed = _closed_to_others(place)
+            if closed:
+                return None, f"can't be executed by a service's own user: {closed} is closed to others"
+    return version, None
+
+
+def _closed_to_others(path):
+    """The first directory on the way to `path`, or the path, that other users may not enter or execute."""
+    parts = path.strip("/").split("/")
+    for count in range(1, len(parts) + 1):
+        place = "/" + "/".join(parts[:count])
+        if not os.stat(place).st_mode & stat.S_IXOTH:
+            return place
+    return None
+
+
+def check_space(prefix):
+    """Raise HostError when a release would not fit below the prefix."""
+    place = prefix
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
+    if free < _FREE_BYTES:
+        raise HostError(
+            f"{place} has {free // 1000000} MB free; a release beside the running one needs {_FREE_BYTES // 1000000} MB"
+        )
+
+
+def check_listen(address, own):
+    """Raise HostError when the agent could not listen on "host:port"; it names who does.
+
+    `own`: the prefix of the agent's own releases; a process that runs from there is no clash.
+    """
+    host, _colon, port_text = address.rpartition(":")
+    port = int(port_text)
+    try:
+        infos = socket.getaddrinfo(
+            host.strip("[]") or None, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise HostError(f"listen address {address}: {host} is not known on this host: {error}") from error
+    for family, kind, protocol, _name, where in infos:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(where)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                _refuse_unless_own(address, port, own)
+            elif error.errno == errno.EADDRNOTAVAIL:
+                raise HostError(f"listen address {address}: this host has no address {host}") from error
+            elif error.errno == errno.EACCES:
+                raise HostError(
+                    f"listen address {address}: ports below 1024 are for root, and the agent does not run as root; "
+                    "choose another"
+                ) from error
+            elif error.errno != errno.EAFNOSUPPORT:
+                raise HostError(f"listen address {address}: {error}") from error
+
+
+def _refuse_unless_own(address, port, own):
+    holders, users = _listeners(port)
+    if holders and all(_runs_from(pid, own) for pid in holders):
+        return
+    others = [f"{_command(pid)} (pid {pid})" for pid in holders if not _runs_from(pid, own)]
+    if not others:
+        others = ["a process of user " + ", ".join(sorted(users))] if users else ["another program"]
+    raise HostError(
+        f"listen address {address}: port {port} is taken by {', '.join(others)}. Stop it, or let the agent listen "
+        "elsewhere with esnode_agent_listen_address (node_exporter's port is 9100 too). Nothing was installed."
+    )
+
+
+def _listeners(port):
+    """({pid}, {user name}) that listen on a TCP port; pids as far as this user may see them."""
+    inodes, users = set(), set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as stream:
+                rows = [line.split() for line in stream.readlines()[1:]]
+        except OSError:
+            continue
+        for row in rows:
+            if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{row[9]}]")
+                users.add(_name(int(row[7])))
+    pids = set()
+    for link in glob.iglob("/proc/[0-9]*/fd/[0-9]*"):
+        try:
+            if os.readlink(link) in inodes:
+                pids.add(int(link.split("/")[2]))
+        except OSError:
+            continue
+    return pids, users
+
+
+def _name(uid):
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _arguments(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            return [a.decode(errors="replace") for a in stream.read().split(b"\0") if a]
+    except OSError:
+        return []
+
+
+def _command(pid):
+    """Name of a process and its program, such as C(prometheus-node: /usr/bin/prometheus-node-exporter)."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            name = stream.read().strip()
+    except OSError:
+        name = "?"
+    arguments = _arguments(pid)
+    return f"{name}: {' '.join(arguments[:2])}" if arguments else name
+
+
+def _runs_from(pid, prefix):
+    return any(a.startswith((os.path.join(prefix, "releases/"), os.path.join(prefix, "current/"))) for a in _arguments(pid)[:2])
+
+
+def agents(prefix):
+    """{pid: release name} of the agents that run out of a prefix, whoever started them."""
+    found = {}
+    base = os.path.join(prefix, "releases") + "/"
+    for directory in glob.iglob("/proc/[0-9]*"):
+        pid = int(directory.rpartition("/")[2])
+        arguments = _arguments(pid)
+        # argv of a script is [interpreter of its release, script, ...].
+        if len(arguments) > 2 and arguments[0].startswith(base) and "run" in arguments[2:]:
+            if arguments[1].endswith("/bin/esnode-core"):
+                found[pid] = arguments[0][len(base) :].split("/")[0]
+    return found

@@ -1,0 +1,227 @@
+# Copyright: the esnode authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Releases on a host: `<prefix>/releases/<version>-<digest>/` side by side, and the link `<prefix>/current`.
+
+A release is a virtual environment, installed offline from a bundle (one tar file that the controller has built).
+A release without its marker file was interrupted half way and counts for nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+
+MARKER = "release.json"
+MANIFEST = "manifest.json"
+REQUIREMENTS = "requirements.txt"
+_NAME = re.compile(r"^(?P<version>[0-9][A-Za-z0-9.+!]*)-(?P<digest>[0-9a-f]{12})$")
+
+
+class ReleaseError(Exception):
+    """What can't be installed, activated or removed; the text says why and what to do."""
+
+
+def version_of(name):
+    """Version of a release name such as C(1.0.0-0123456789ab)."""
+    match = _NAME.match(name)
+    if not match:
+        raise ReleaseError(f"{name!r} is no release name; expected <version>-<12 hex digits>")
+    return match.group("version")
+
+
+def release_dir(prefix, name):
+    return os.path.join(prefix, "releases", name)
+
+
+def is_complete(prefix, name):
+    return os.path.isfile(os.path.join(release_dir(prefix, name), MARKER))
+
+
+def installed(prefix):
+    """Names of the complete releases, the oldest installation first."""
+    try:
+        entries = os.listdir(os.path.join(prefix, "releases"))
+    except OSError:
+        return []
+    names = [n for n in entries if _NAME.match(n) and is_complete(prefix, n)]
+    return sorted(names, key=lambda n: (os.stat(os.path.join(release_dir(prefix, n), MARKER)).st_mtime_ns, n))
+
+
+def current(prefix):
+    """Name of the release that C(current) points at, None when there is none."""
+    try:
+        target = os.readlink(os.path.join(prefix, "current"))
+    except OSError:
+        return None
+    return os.path.basename(target.rstrip("/"))
+
+
+def flip(prefix, name):
+    """Point C(current) at a release in one step: there is no moment without it."""
+    if not is_complete(prefix, name):
+        raise ReleaseError(f"release {name} is not completely installed below {prefix}; run the deployment again")
+    link = os.path.join(prefix, "current")
+    if os.path.isdir(link) and not os.path.islink(link):
+        raise ReleaseError(f"{link} is a directory, not a link made by this collection; move it away")
+    fresh = f"{link}.{os.getpid()}"
+    if os.path.lexists(fresh):
+        os.unlink(fresh)
+    os.symlink(os.path.join("releases", name), fresh)
+    os.replace(fresh, link)
+
+
+def prunable(prefix, keep, also_keep=()):
+    """Complete releases beyond the `keep` newest, and half-installed ones; never the current one or `also_keep`."""
+    spared = {current(prefix), *also_keep}
+    complete = installed(prefix)
+    old = complete[: max(0, len(complete) - keep)]
+    try:
+        entries = sorted(os.listdir(os.path.join(prefix, "releases")))
+    except OSError:
+        entries = []
+    half = [n for n in entries if _NAME.match(n) and n not in complete]
+    return [n for n in old + half if n not in spared]
+
+
+def remove(prefix, name):
+    """Remove a release; the marker goes first, so that an interruption leaves a half one and not a broken one."""
+    directory = release_dir(prefix, name)
+    marker = os.path.join(directory, MARKER)
+    if os.path.exists(marker):
+        os.unlink(marker)
+    shutil.rmtree(directory)
+
+
+def leftovers(prefix):
+    """Paths below the prefix that belong to releases and exist; what `state=absent` removes."""
+    paths = [os.path.join(prefix, n) for n in ("current", "releases")]
+    return [p for p in paths if os.path.lexists(p)]
+
+
+def remove_all(prefix):
+    """Remove every release and the link; the prefix itself only if nothing else is in it."""
+    for path in leftovers(prefix):
+        if os.path.islink(path):
+            os.unlink(path)
+        else:
+            shutil.rmtree(path)
+    try:
+        os.rmdir(prefix)
+    except OSError:  # not there, or somebody else keeps files in it
+        pass
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def verify(directory, name):
+    """Check an unpacked bundle against its manifest; returns the manifest."""
+    path = os.path.join(directory, MANIFEST)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            manifest = json.load(stream)
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"the bundle has no readable {MANIFEST}: {error}") from error
+    if manifest.get("name") != name:
+        raise ReleaseError(f"the bundle holds release {manifest.get('name')}, expected {name}")
+    there = {
+        os.path.relpath(os.path.join(base, f), directory) for base, _dirs, files in os.walk(directory) for f in files
+    } - {MANIFEST}
+    listed = manifest["files"]
+    wrong = sorted(there.symmetric_difference(listed))
+    wrong += [f for f in sorted(there.intersection(listed)) if sha256(os.path.join(directory, f)) != listed[f]]
+    if wrong:
+        raise ReleaseError(
+            "the bundle is damaged: {0} not as its manifest says; remove it from the controller's cache "
+            "(esnode_agent_cache_dir) and deploy again".format(", ".join(wrong))
+        )
+    return manifest
+
+
+def install(prefix, name, bundle, python):
+    """Install a bundle offline beside the other releases, with a virtual environment of `python` of its own.
+
+    A half-installed one is wiped first. Nothing is activated. Raises ReleaseError with what the installer said.
+    """
+    directory = release_dir(prefix, name)
+    os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
+    if os.path.lexists(directory):
+        remove(prefix, name)
+    scratch = tempfile.mkdtemp(prefix=".unpacked-", dir=os.path.dirname(directory))
+    mask = os.umask(0o022)  # the service's user must be able to read what root installs
+    try:
+        _unpack(bundle, scratch)
+        manifest = verify(scratch, name)
+        # No ensurepip: Debian ships it in python3-venv, which hosts need not have. pip runs out of its own wheel.
+        _run([python, "-I", "-m", "venv", "--without-pip", directory])
+        pip = next(f for f in manifest["files"] if f.startswith("wheels/pip-"))
+        _run(
+            [
+                os.path.join(directory, "bin", "python"),
+                os.path.join(scratch, pip, "pip"),
+                "install",
+                "--isolated",
+                "--disable-pip-version-check",
+                "--no-cache-dir",
+                "--quiet",
+                "--no-index",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--require-hashes",
+                "--find-links",
+                os.path.join(scratch, "wheels"),
+                "--requirement",
+                os.path.join(scratch, REQUIREMENTS),
+            ]
+        )
+        _run([os.path.join(directory, "bin", "esnode-core"), "version"])
+        shutil.copyfile(os.path.join(scratch, MANIFEST), os.path.join(directory, MARKER + ".part"))
+        os.replace(os.path.join(directory, MARKER + ".part"), os.path.join(directory, MARKER))
+    finally:
+        os.umask(mask)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def _unpack(bundle, directory):
+    try:
+        with tarfile.open(bundle) as archive:
+            for member in archive:
+                if not member.isfile() or os.path.isabs(member.name) or ".." in member.name.split("/"):
+                    raise ReleaseError(f"the bundle holds {member.name!r}, which is no plain file below it")
+                target = os.path.join(directory, member.name)
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with archive.extractfile(member) as source, open(target, "wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise ReleaseError(f"the bundle can't be unpacked below {directory}: {error}") from error
+
+
+def _run(command):
+    # A clean environment: what the connection or the operator has set must not reach the installation.
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": os.path.expanduser("~")}
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.strip().splitlines()[-15:])
+        raise ReleaseError("{0} failed with {1}:\n{2}".format(" ".join(command), done.returncode, tail))
+    return done.stdout

@@ -1,0 +1,206 @@
+# Copyright: the esnode authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who runs the agent: systemd, or a supervisord of its own where no systemd runs. Both have the same face.
+
+`pid()` is the running agent's or None; `stale(started)` says why its service is not as the files define it;
+`start`, `restart`, `reload`, `remove`; `log_tail()` for error messages.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+UNIT = "esnode-core.service"
+_STOP_S = 20.0
+
+
+class ServiceError(Exception):
+    """The service manager refused; the text holds what it said."""
+
+
+def run(command, timeout=60, check=True):
+    """(exit code, output) of a command of the service manager."""
+    environment = {k: v for k, v in os.environ.items() if k in ("HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")}
+    environment.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8")
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServiceError(f"{' '.join(command)}: {error}") from error
+    if check and done.returncode:
+        raise ServiceError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout.strip()}")
+    return done.returncode, done.stdout
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stream:
+            return stream.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def end(pids):
+    """SIGTERM, then SIGKILL to what is left after the time that the agent needs to stop."""
+    for number, patience in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, 5.0)):
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+        until = time.monotonic() + patience
+        while any(alive(p) for p in pids) and time.monotonic() < until:
+            time.sleep(0.05)
+        pids = [p for p in pids if alive(p)]
+    if pids:
+        raise ServiceError(f"processes {pids} did not end on SIGKILL; they hang in the kernel (a dead GPU or mount?)")
+
+
+class Systemd:
+    """A unit of the system's or of the user's manager."""
+
+    def __init__(self, layout):
+        self._layout = layout
+        user = layout["scope"] == "user"
+        if user:
+            os.environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
+        self._systemctl = ["systemctl", *(["--user"] if user else [])]
+        self._journal = ["journalctl", *(["--user"] if user else []), "--no-pager", "--output=cat", "--lines=15"]
+
+    def _show(self, name):
+        return run([*self._systemctl, "show", "--property", name, "--value", UNIT])[1].strip()
+
+    def pid(self):
+        return int(self._show("MainPID") or 0) or None
+
+    def stale(self, started):
+        if run([*self._systemctl, "is-enabled", UNIT], check=False)[1].strip() != "enabled":
+            return "the service is not enabled"
+        if self._show("NeedDaemonReload") == "yes":
+            return f"{self._layout['unit']} changed"
+        for path in (self._layout["unit"], os.path.join(self._layout["config_dir"], "environment")):
+            if os.path.exists(path) and os.stat(path).st_mtime > started:
+                return f"{path} changed after the agent was started"
+        return None
+
+    def start(self):
+        self.restart()
+
+    def restart(self):
+        run([*self._systemctl, "daemon-reload"])
+        run([*self._systemctl, "enable", UNIT])
+        run([*self._systemctl, "reset-failed", UNIT], check=False)
+        # Not waited for: Type=notify holds systemctl until the first collection, and the health check looks closer.
+        run([*self._systemctl, "restart", "--no-block", UNIT])
+
+    def reload(self):
+        run([*self._systemctl, "reload", UNIT])
+
+    def exists(self):
+        return os.path.lexists(self._layout["unit"])
+
+    def remove(self):
+        run([*self._systemctl, "disable", "--now", UNIT], timeout=90, check=False)
+        os.unlink(self._layout["unit"])
+        run([*self._systemctl, "daemon-reload"])
+        run([*self._systemctl, "reset-failed", UNIT], check=False)
+
+    def log_tail(self):
+        return run([*self._journal, "--unit" if self._layout["scope"] == "system" else "--user-unit", UNIT], check=False)[1]
+
+
+class Supervisor:
+    """A supervisord of our own that runs nothing but the agent. It does not come back after a reboot."""
+
+    def __init__(self, layout):
+        self._layout = layout
+        self._config = os.path.join(layout["config_dir"], "supervisord.conf")
+        self._bin = os.path.join(layout["prefix"], "current", "bin")
+        self._pid_file = os.path.join(layout["run_dir"], "supervisord.pid")
+
+    def _supervisord(self):
+        """pid of our supervisord, None when it does not run."""
+        try:
+            with open(self._pid_file, encoding="ascii") as stream:
+                pid = int(stream.read())
+            with open(f"/proc/{pid}/cmdline", "rb") as stream:
+                ours = os.fsencode(self._config) in stream.read().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return pid if ours and alive(pid) else None
+
+    def pid(self):
+        parent = self._supervisord()
+        if parent is None:
+            return None
+        children = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as stream:
+                        state, ppid = stream.read().rpartition(")")[2].split()[:2]
+                except OSError:
+                    continue
+                if int(ppid) == parent and state != "Z":
+                    children.append(int(entry))
+        return children[0] if children else None
+
+    def stale(self, started):
+        # supervisord reads its file once, whenever it last restarted the agent.
+        if os.stat(self._config).st_mtime > os.stat(self._pid_file).st_mtime:
+            return f"{self._config} changed after supervisord was started"
+        return None
+
+    def start(self):
+        os.makedirs(self._layout["run_dir"], mode=0o755, exist_ok=True)  # /run is empty after a reboot
+        run([os.path.join(self._bin, "supervisord"), "--configuration", self._config])
+
+    def restart(self):
+        self.stop()
+        self.start()
+
+    def reload(self):
+        pid = self.pid()
+        if pid is None:
+            raise ServiceError("the agent ended before it could be reloaded")
+        os.kill(pid, signal.SIGHUP)
+
+    def stop(self):
+        pid = self._supervisord()
+        if pid is not None:
+            end([pid])
+
+    def exists(self):
+        return os.path.lexists(self._config) or self._supervisord() is not None
+
+    def remove(self):
+        self.stop()
+        for path in (self._config, self._pid_file):
+            if os.path.lexists(path):
+                os.unlink(path)
+
+    def log_tail(self):
+        lines = []
+        for name in ("supervisord.log", "esnode-core.log"):
+            try:
+                with open(os.path.join(self._layout["log_dir"], name), encoding="utf-8", errors="replace") as stream:
+                    lines += [f"{name}: {line.rstrip()}" for line in stream.readlines()[-10:]]
+            except OSError:
+                continue
+        return "\n".join(lines)
+
+
+def manager(layout):
+    return Systemd(layout) if layout["manager"] == "systemd" else Supervisor(layout)
