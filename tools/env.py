@@ -152,7 +152,7 @@ def write_locks() -> None:
     for source in sorted(REQUIREMENTS.glob("*.in")):
         say(f"locking {source.name}")
         command = [program, "pip", "compile", "--quiet", "--upgrade", "--universal", "--python-version", SUPPORTED[0]]
-        command += ["--generate-hashes", "--no-annotate", "--no-emit-index-url", "--custom-compile-command", "make lock"]
+        command += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "make lock"]
         command += [source.name, *([os.path.relpath(AGENT, REQUIREMENTS)] if source.stem in WITH_AGENT else [])]
         command += ["--output-file", f"{source.stem}.txt"]
         subprocess.run(command, cwd=REQUIREMENTS, env=env, stdout=subprocess.DEVNULL, check=True)
