@@ -1,0 +1,84 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run `ansible-test sanity` on the built tarball: tools/sanity.py ENVIRONMENT PYTHON [ARGUMENT ...]
+
+ENVIRONMENT is one of tools/env.py that holds ansible-core. All that ansible-test writes stays in build/sanity: it gets
+a home of its own, with the interpreters that tools/env.py finds. It would fetch get-pip.py from a server of its own;
+Python's bundled pip does the same, so a machine that reaches only a package index is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from env import ROOT, SUPPORTED, environment, interpreter
+
+HOME = ROOT / "build/sanity/home"
+PYTHONS = ROOT / "build/sanity/pythons"
+GET_PIP = '''\
+"""Stands in for get-pip.py: pip as this Python bundles it, brought to the version that ansible-test asks for."""
+import os
+import subprocess
+import sys
+
+wanted = [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]
+environment = {name: value for name, value in os.environ.items() if name != "GET_PIP"}
+subprocess.check_call([sys.executable, "-m", "ensurepip", "--default-pip"], stdout=subprocess.DEVNULL, env=environment)
+subprocess.check_call([sys.executable, "-m", "pip", "install", *wanted], env=environment)
+'''
+
+
+def unpack(tarball: Path, name: str) -> Path:
+    """A fresh copy of the release under a path that ansible-test accepts, as a work tree of its own."""
+    base = ROOT / "build/sanity" / name
+    shutil.rmtree(base, ignore_errors=True)
+    collection = base / "ansible_collections/esnode/core"
+    collection.mkdir(parents=True)
+    with tarfile.open(tarball) as archive:
+        archive.extractall(collection)  # our own file, and Python 3.10.0 knows no filter
+    subprocess.run(["git", "init", "--quiet"], cwd=collection, check=True)
+    return collection
+
+
+def prepare_home(ansible_test: Path) -> None:
+    requirements = (ansible_test / "_internal/python_requirements.py").read_text()
+    cache = HOME / ".ansible/test/cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    for version in re.findall(r"\bpip='([\d.]+)'", requirements):
+        (cache / f"get_pip_{version.replace('.', '_')}.py").write_text(GET_PIP)
+
+
+def link_pythons() -> None:
+    """Real interpreters under their usual names: a pyenv shim is found and then fails."""
+    PYTHONS.mkdir(parents=True, exist_ok=True)
+    for version in ("3.9", *SUPPORTED):  # 3.9 for the modules
+        link = PYTHONS / f"python{version}"
+        link.unlink(missing_ok=True)
+        if found := interpreter(version):
+            link.symlink_to(found)
+
+
+def main(name: str, version: str, arguments: list[str]) -> int:
+    venv = environment(name, version)
+    prepare_home(venv / f"lib/python{version}/site-packages/ansible_test")
+    link_pythons()
+    collection = unpack(ROOT / "build/dist/esnode-core-1.0.0.tar.gz", f"{name}-{version}")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PYTHON"))}
+    env = {
+        **inherited,
+        "HOME": str(HOME),
+        "PATH": f"{PYTHONS}:{venv / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+    }
+    command = [venv / "bin/ansible-test", "sanity", "--local", "--color", "no", *arguments]
+    return subprocess.run(command, cwd=collection, env=env, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
