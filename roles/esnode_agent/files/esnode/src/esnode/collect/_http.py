@@ -30,20 +30,17 @@ def fetch(url: str, timeout_s: float, ca_path: str | None = None) -> bytes:
         connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout_s, ca_path)
     except (OSError, ValueError) as error:
         raise FetchError(f"cannot use {url}: {error}") from None
-    # Each receive has a time limit of its own; a server that sends a byte now and then is ended by this.
-    ender = threading.Timer(timeout_s, _end, (connection,))
-    ender.daemon = True
+    ender: threading.Timer | None = None
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.connect()
+        # Each receive has a time limit of its own; a server that sends a byte now and then is ended by this.
+        ender = threading.Timer(deadline - time.monotonic(), _end, (connection.sock,))
+        ender.daemon = True
         ender.start()
         connection.request("GET", target, headers={"Accept": "text/plain; version=0.0.4", "Connection": "close"})
-        response = connection.getresponse()
-        if 300 <= response.status < 400:
-            raise FetchError(f"{url} redirects to {response.headers.get('Location', 'nowhere')}, which is not followed")
-        if response.status != 200:
-            raise FetchError(f"{url} answers {response.status} {response.reason}")
-        body = _body(response, url)
+        with connection.getresponse() as response:
+            body = _page(response, url)
         if time.monotonic() >= deadline:  # an end of our making looks like that of a page of unannounced length
             raise TimeoutError
         return body
@@ -52,7 +49,8 @@ def fetch(url: str, timeout_s: float, ca_path: str | None = None) -> bytes:
             raise FetchError(f"{url} did not answer in {timeout_s:g} s") from None
         raise FetchError(f"cannot read {url}: {str(error) or type(error).__name__}") from None
     finally:
-        ender.cancel()
+        if ender is not None:
+            ender.cancel()
         connection.close()
 
 
@@ -67,7 +65,11 @@ def _connection(
     return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 
-def _body(response: http.client.HTTPResponse, url: str) -> bytes:
+def _page(response: http.client.HTTPResponse, url: str) -> bytes:
+    if 300 <= response.status < 400:
+        raise FetchError(f"{url} redirects to {response.headers.get('Location', 'nowhere')}, which is not followed")
+    if response.status != 200:
+        raise FetchError(f"{url} answers {response.status} {response.reason}")
     parts: list[bytes] = []
     size = 0
     while chunk := response.read1(_CHUNK):
@@ -80,7 +82,6 @@ def _body(response: http.client.HTTPResponse, url: str) -> bytes:
     return b"".join(parts)
 
 
-def _end(connection: http.client.HTTPConnection) -> None:
-    if (sock := connection.sock) is not None:
-        with contextlib.suppress(OSError):  # it has ended by itself
-            sock.shutdown(socket.SHUT_RDWR)
+def _end(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended by itself
+        sock.shutdown(socket.SHUT_RDWR)

@@ -26,6 +26,7 @@ from esnode.worker import Late
 
 _SECTOR_BYTES = 512
 """Unit of /proc/diskstats, whatever the sectors of the device are."""
+_HIDDEN = "hidden from the agent by another mount, by its container or by the service's sandbox"
 _SKIPPED_DEVICES = ("loop", "ram", "zram", "fd")
 
 _FILESYSTEM_FAMILIES = (
@@ -163,8 +164,8 @@ class Disk:
                 )
                 assert filesystem.aside is not None
                 notes[mount.mountpoint] = f"no answer for {filesystem.aside.hung_s or 0.0:.0f} s"
-            except _Hidden:
-                notes[mount.mountpoint] = "hidden from the agent by another mount or by the service's sandbox"
+            except (_Hidden, FileNotFoundError):
+                notes[mount.mountpoint] = _HIDDEN
             except OSError as error:
                 if error.errno == errno.EACCES and mount.fstype.startswith("fuse"):
                     notes[mount.mountpoint] = "readable by the user who mounted it alone"
@@ -186,7 +187,7 @@ class Disk:
             plan = seen[name] = self._devices[name] if name in self._devices else self._plan(name)
             if plan is not None:
                 for field, series, times, by in plan:
-                    samples[series] = int(fields[field]) * times / by
+                    samples[series] = int(fields[field]) * times if by == 1 else int(fields[field]) / by
         self._devices = seen
 
     def _plan(self, name: bytes) -> _Plan | None:
