@@ -26,6 +26,7 @@ _INDEX = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; color: #1b1f24 }}
 h1 {{ font-size: 1.4rem }} table {{ border-collapse: collapse; width: 100% }}
 td, th {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #d8dee4; vertical-align: top }}
+table {{ margin-bottom: 1.5rem }} td:nth-child(2) {{ white-space: nowrap }}
 .bad {{ color: #b3261e }} .good {{ color: #1a7f37 }} .none {{ color: #6e7781 }}
 </style></head>
 <body>
@@ -37,7 +38,10 @@ td, th {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px 
 <li><a href="/readyz">/readyz</a>: 200 while the numbers are fresh</li>
 </ul>
 <table><tr><th>collector</th><th>state</th><th>series</th><th>last error</th></tr>
-{rows}
+{collectors}
+</table>
+<table><tr><th>GPU</th><th>state</th><th>UUID</th><th></th></tr>
+{gpus}
 </table>
 </body></html>
 """
@@ -93,15 +97,26 @@ class Routes:
     async def index(self, _request: web.Request) -> web.Response:
         """A plain page for a person."""
         status = self._status()
-        rows = []
-        for name, one in status["collectors"].items():
-            look = {"ok": "good", "not_present": "none", "starting": "none"}.get(one["state"], "bad")
-            cells = (one["state"].replace("_", " "), one["series"] or "", "; ".join(one["errors"]))
-            state, series, errors = (html.escape(str(cell)) for cell in cells)
-            rows.append(
-                f'<tr><td>{html.escape(name)}</td><td class="{look}">{state}</td><td>{series}</td><td>{errors}</td></tr>'
-            )
+        collectors = [
+            _row(name, one["state"], one["series"] or "", "; ".join(one["errors"]))
+            for name, one in status["collectors"].items()
+        ]
+        gpus = [
+            _row(f"{one['index']} {one['name']}", one["state"], one["uuid"], one.get("error") or "")
+            for one in status["gpus"]
+        ]
         page = _INDEX.format(
-            host=html.escape(status["host"]), version=html.escape(status["version"]), rows="\n".join(rows)
+            host=html.escape(status["host"]),
+            version=html.escape(status["version"]),
+            collectors="\n".join(collectors),
+            gpus="\n".join(gpus or ['<tr><td colspan="4" class="none">none</td></tr>']),
         )
         return web.Response(text=page, content_type="text/html")
+
+
+def _row(name: str, state: str, *cells: object) -> str:
+    """A row of a table: a name, a state with its colour, and what else there is to say."""
+    look = {"ok": "good", "not_present": "none", "starting": "none"}.get(state, "bad")
+    rest = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
+    shown = html.escape(state.replace("_", " "))
+    return f'<tr><td>{html.escape(name)}</td><td class="{look}">{shown}</td>{rest}</tr>'
