@@ -25,10 +25,11 @@ class HostError(Exception):
     """Why the agent can't be installed on this host, and what to do."""
 
 
-def layout(scope, prefix, data_dir):
-    """Who runs the agent and where its things are: {scope, manager, user, group, prefix, ..._dir, unit}.
+def layout(scope, prefix="", data_dir=""):
+    """Who runs the agent and where its things are: {scope, manager, prefix, ..._dir, unit}.
 
-    `scope`: "system", "user", or "auto" (system for root). Empty paths get the scope's own.
+    `scope`: "system", "user", or "auto" (system for root). Empty paths get the scope's own. `log_dir` is the agent's;
+    `service_log_dir` is where a supervisord keeps what the agent says, out of the agent's reach when it runs as root.
     """
     root = os.geteuid() == 0
     if scope == "auto":
@@ -44,6 +45,7 @@ def layout(scope, prefix, data_dir):
             "config_dir": "/etc/esnode",
             "data_dir": data_dir or "/var/lib/esnode",
             "log_dir": "/var/log/esnode",
+            "service_log_dir": "/var/log/esnode-core",
             "run_dir": "/run/esnode",
             "unit": "/etc/systemd/system/esnode-core.service",
         }
@@ -55,6 +57,7 @@ def layout(scope, prefix, data_dir):
             "config_dir": os.path.join(home, ".config/esnode"),
             "data_dir": data_dir or os.path.join(base, "data"),
             "log_dir": os.path.join(base, "log"),
+            "service_log_dir": os.path.join(base, "log"),
             "run_dir": os.path.join(base, "run"),
             "unit": os.path.join(home, ".config/systemd/user/esnode-core.service"),
         }

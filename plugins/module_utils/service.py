@@ -195,7 +195,7 @@ class Supervisor:
         lines = []
         for name in ("supervisord.log", "esnode-core.log"):
             try:
-                with open(os.path.join(self._layout["log_dir"], name), encoding="utf-8", errors="replace") as stream:
+                with open(os.path.join(self._layout["service_log_dir"], name), encoding="utf-8", errors="replace") as stream:
                     lines += [f"{name}: {line.rstrip()}" for line in stream.readlines()[-10:]]
             except OSError:
                 continue

@@ -163,9 +163,13 @@ layout:
       type: str
       sample: /var/lib/esnode
     log_dir:
-      description: Folder of the logs.
+      description: Folder of the logs that the agent writes.
       type: str
       sample: /var/log/esnode
+    service_log_dir:
+      description: Folder where a supervisor keeps the agent's standard error.
+      type: str
+      sample: /var/log/esnode-core
     run_dir:
       description: Folder of sockets and pid files.
       type: str

@@ -30,10 +30,15 @@ options:
     type: str
     choices: [started, absent]
     default: started
-  layout:
-    description: What M(esnode.core.esnode_release) has returned as RV(esnode.core.esnode_release#module:layout).
-    type: dict
-    required: true
+  scope:
+    description: As for M(esnode.core.esnode_release).
+    type: str
+    choices: [auto, system, user]
+    default: auto
+  prefix:
+    description: As for M(esnode.core.esnode_release).
+    type: str
+    default: ""
   release:
     description: Name of the installed release that shall run. Required with O(state=started).
     type: str
@@ -81,14 +86,12 @@ seealso:
 EXAMPLES = r"""
 - name: Run the release
   esnode.core.esnode_service:
-    layout: "{{ release.layout }}"
     release: "{{ release.name }}"
     config: /etc/esnode/esnode.toml
     listen_address: 0.0.0.0:9100
 
 - name: Stop the agent and remove its service
   esnode.core.esnode_service:
-    layout: "{{ release.layout }}"
     state: absent
 """
 
@@ -108,6 +111,16 @@ url:
   returned: when O(state=started)
   type: str
   sample: http://127.0.0.1:9100
+listen_address:
+  description: Address that it listens on.
+  returned: when O(state=started)
+  type: str
+  sample: 0.0.0.0:9100
+manager:
+  description: What runs the agent, V(systemd) or V(supervisor).
+  returned: when O(state=started)
+  type: str
+  sample: systemd
 agent:
   description: What the healthy agent says of itself. Not in check mode when the agent is not running.
   returned: when O(state=started)
@@ -139,14 +152,13 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.esnode.core.plugins.module_utils import health, host, release, service
 
-LAYOUT_KEYS = ("scope", "manager", "prefix", "config_dir", "log_dir", "run_dir", "unit")
-
 
 def main():
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
-            "layout": {"type": "dict", "required": True},
+            "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
+            "prefix": {"type": "str", "default": ""},
             "release": {"type": "str"},
             "config": {"type": "path"},
             "listen_address": {"type": "str"},
@@ -158,18 +170,15 @@ def main():
         required_if=[("state", "started", ("release", "config", "listen_address"))],
         supports_check_mode=True,
     )
-    missing = [k for k in LAYOUT_KEYS if k not in module.params["layout"]]
-    if missing:
-        module.fail_json(msg=f"layout lacks {', '.join(missing)}; hand over what esnode_release has returned")
+    work = _absent if module.params["state"] == "absent" else _started
     try:
-        result = _absent(module) if module.params["state"] == "absent" else _started(module)
+        result = work(module, host.layout(module.params["scope"], module.params["prefix"]))
     except (service.ServiceError, release.ReleaseError, host.HostError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 
 
-def _absent(module):
-    layout = module.params["layout"]
+def _absent(module, layout):
     manager = service.manager(layout)
     running = host.agents(layout["prefix"])
     there = manager.exists() or bool(running)
@@ -185,20 +194,22 @@ def _absent(module):
     return result
 
 
-def _started(module):
-    options = module.params
-    layout, wanted = options["layout"], options["release"]
-    prefix = layout["prefix"]
+def _started(module, layout):
+    options, prefix = module.params, layout["prefix"]
+    wanted = options["release"]
     manager = service.manager(layout)
     url = health.base_url(options["listen_address"], bool(options["certificate"]))
     pid = manager.pid()
     before = health.Client(url).status() if pid else None
-    action, reason = _needed(options, manager, pid, before)
+    action, reason = _needed(options, prefix, manager, pid, before)
     if module.check_mode and options["pending"] != "none" and action in ("none", "reload"):
         action, reason = options["pending"], "earlier tasks would change its files"
     relink = release.current(prefix) != wanted
-    doomed = _doomed(options)
-    result = {"action": action, "reason": reason, "url": url, "pruned": doomed}
+    # The wanted release counts among those that are kept, also when check mode has not installed it.
+    keep = options["keep_releases"] - (0 if release.is_complete(prefix, wanted) else 1)
+    doomed = release.prunable(prefix, max(keep, 1), (wanted,))
+    result = {"action": action, "reason": reason, "url": url, "pruned": doomed, "manager": layout["manager"]}
+    result["listen_address"] = options["listen_address"]
     result["changed"] = action != "none" or relink or bool(doomed)
     if module._diff and result["changed"]:
         result["diff"] = {
@@ -221,18 +232,11 @@ def _started(module):
     return {**result, "agent": health.summary(status)}
 
 
-def _doomed(options):
-    """Releases to remove once the wanted one is healthy: it counts among those that are kept."""
-    prefix, wanted = options["layout"]["prefix"], options["release"]
-    keep = options["keep_releases"] - (0 if release.is_complete(prefix, wanted) else 1)
-    return release.prunable(prefix, max(keep, 1), (wanted,))
-
-
-def _needed(options, manager, pid, status):
+def _needed(options, prefix, manager, pid, status):
     """(action, reason): what brings the running agent to what the host's files say."""
     if pid is None:
         return "start", "the agent does not run"
-    running = host.agents(options["layout"]["prefix"]).get(pid)
+    running = host.agents(prefix).get(pid)
     if running != options["release"]:
         return "restart", f"release {running} runs"
     if status is None or status["pid"] != pid:
@@ -260,9 +264,12 @@ def _carry_out(module, manager, action, url, before):
     while True:
         lines = health.trouble(client, version, before)
         status = client.status()
-        if status and status["config"]["reload_errors"]:
-            refused = "; ".join(status["config"]["reload_errors"])
-            module.fail_json(msg=f"the agent refused the new configuration and keeps the old one: {refused}")
+        refused = status["config"]["reload_errors"] if status else []
+        if refused and refused != (before or status)["config"]["reload_errors"]:
+            module.fail_json(
+                msg=f"the agent refused the new configuration and keeps the old one: {'; '.join(refused)}"
+            )
+        lines += refused
         if status and action == "reload" and status["config"]["loaded"] < since:
             lines.append("the new configuration is not read yet")
         if status and not lines:
