@@ -214,4 +214,6 @@ def _hint(error: OSError) -> str:
         return "give the agent's user the right to search the directories above it"
     if error.errno == errno.ESTALE:
         return "the server has lost it: unmount and mount it again"
+    if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+        return "the process behind it has died: unmount it (umount -l) and mount it again"
     return "see the kernel log"
