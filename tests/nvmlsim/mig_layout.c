@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Copyright: the esnode authors */
+/* How GPU and compute instances fit on a GPU: memory slices 0..7, compute slices 0..6. */
+#include "sim.h"
+
+#include <string.h>
+
+static uint32_t occupied(const struct gpu *g)
+{
+    uint32_t mask = 0;
+    for (int i = 0; i < MAX_INSTANCES; i++)
+        if (g->instances[i].used) {
+            uint32_t size = gpu_profile(g)->mig[g->instances[i].profile_index].memory_slices;
+            mask |= ((1u << size) - 1) << g->instances[i].start;
+        }
+    return mask;
+}
+
+bool mig_fits(const struct gpu *g, uint32_t profile_index, uint32_t start)
+{
+    const struct mig_profile *m = &gpu_profile(g)->mig[profile_index];
+    uint32_t same = 0;
+    if (start % m->placement_step || start + m->memory_slices > 8 || start + m->slices > 7)
+        return false;
+    for (int i = 0; i < MAX_INSTANCES; i++)
+        same += g->instances[i].used && g->instances[i].profile_index == profile_index;
+    return same < m->instances && !(occupied(g) & ((1u << m->memory_slices) - 1) << start);
+}
+
+/* As nvidia-smi shows them: 0 the whole GPU, 1 and 2 its halves, 3 to 6 quarters, 7 to 13 single slices. */
+static uint32_t instance_id(const struct mig_profile *m, uint32_t start)
+{
+    switch (m->memory_slices) {
+    case 8: return 0;
+    case 4: return 1 + start / 4;
+    case 2: return 3 + start / 2;
+    default: return 7 + start;
+    }
+}
+
+int mig_create_gpu_instance(struct gpu *g, uint32_t profile_index, int start)
+{
+    const struct mig_profile *m = &gpu_profile(g)->mig[profile_index];
+    if (start < 0) {
+        /* from the end, as the driver does, so that the large profiles keep their places at the start */
+        for (int at = 7; at >= 0 && start < 0; at--)
+            if (mig_fits(g, profile_index, (uint32_t)at))
+                start = at;
+        if (m->memory_slices >= 4)
+            for (int at = 0; at < 8; at++)
+                if (mig_fits(g, profile_index, (uint32_t)at)) {
+                    start = at;
+                    break;
+                }
+        if (start < 0)
+            return -1;
+    } else if (!mig_fits(g, profile_index, (uint32_t)start)) {
+        return -1;
+    }
+    for (int slot = 0; slot < MAX_INSTANCES; slot++)
+        if (!g->instances[slot].used) {
+            memset(&g->instances[slot], 0, sizeof g->instances[slot]);
+            g->instances[slot].used = 1;
+            g->instances[slot].id = instance_id(m, (uint32_t)start);
+            g->instances[slot].profile_index = profile_index;
+            g->instances[slot].start = (uint32_t)start;
+            return slot;
+        }
+    return -1;
+}
+
+/* The profile id of a compute instance: slices minus one, 0 for the whole GPU instance's own size as nvidia-smi has it. */
+int mig_create_compute_instance(struct gpu *g, uint32_t slot, uint32_t slices)
+{
+    struct gpu_instance *gi = &g->instances[slot];
+    uint32_t total = gpu_profile(g)->mig[gi->profile_index].slices, used = 0;
+    for (int i = 0; i < MAX_INSTANCES; i++)
+        used += gi->compute[i].used ? gi->compute[i].slices : 0;
+    if (slices == 0 || used + slices > total)
+        return -1;
+    for (uint32_t i = 0; i < MAX_INSTANCES; i++)
+        if (!gi->compute[i].used) {
+            gi->compute[i] = (struct compute_instance){ .used = 1, .id = i, .profile = slices - 1, .slices = slices, .start = used };
+            return (int)i;
+        }
+    return -1;
+}
