@@ -68,11 +68,20 @@ def end(pids):
         raise ServiceError(f"processes {pids} did not end on SIGKILL; they hang in the kernel (a dead GPU or mount?)")
 
 
+def changed_since(started, *paths):
+    """Why an agent that was started then is out of date: a file that is newer; None when there is none."""
+    for path in paths:
+        if os.path.exists(path) and os.stat(path).st_mtime > started:
+            return f"{path} changed after the agent was started"
+    return None
+
+
 class Systemd:
     """A unit of the system's or of the user's manager."""
 
     def __init__(self, layout):
         self._layout = layout
+        self._environment = os.path.join(layout["config_dir"], "environment")
         user = layout["scope"] == "user"
         if user:
             os.environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
@@ -90,10 +99,7 @@ class Systemd:
             return "the service is not enabled"
         if self._show("NeedDaemonReload") == "yes":
             return f"{self._layout['unit']} changed"
-        for path in (self._layout["unit"], os.path.join(self._layout["config_dir"], "environment")):
-            if os.path.exists(path) and os.stat(path).st_mtime > started:
-                return f"{path} changed after the agent was started"
-        return None
+        return changed_since(started, self._layout["unit"], self._environment)
 
     def start(self):
         self.restart()
@@ -161,7 +167,7 @@ class Supervisor:
         # supervisord reads its file once, whenever it last restarted the agent.
         if os.stat(self._config).st_mtime > os.stat(self._pid_file).st_mtime:
             return f"{self._config} changed after supervisord was started"
-        return None
+        return changed_since(started, os.path.join(self._layout["config_dir"], "environment"))
 
     def start(self):
         os.makedirs(self._layout["run_dir"], mode=0o755, exist_ok=True)  # /run is empty after a reboot

@@ -39,6 +39,10 @@ options:
     description: As for M(esnode.core.esnode_release).
     type: str
     default: ""
+  data_dir:
+    description: As for M(esnode.core.esnode_release).
+    type: str
+    default: ""
   release:
     description: Name of the installed release that shall run. Required with O(state=started).
     type: str
@@ -139,6 +143,11 @@ agent:
       description: State of each collector.
       type: dict
       sample: {cpu: ok, gpu: not_present}
+layout:
+  description: Where the agent and its things live on this host, as M(esnode.core.esnode_release) returns it.
+  returned: success
+  type: dict
+  sample: {scope: system, manager: systemd, prefix: /opt/esnode}
 pruned:
   description: Old and half-installed releases that were removed.
   returned: when O(state=started)
@@ -159,6 +168,7 @@ def main():
             "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
             "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
             "prefix": {"type": "str", "default": ""},
+            "data_dir": {"type": "str", "default": ""},
             "release": {"type": "str"},
             "config": {"type": "path"},
             "listen_address": {"type": "str"},
@@ -172,10 +182,11 @@ def main():
     )
     work = _absent if module.params["state"] == "absent" else _started
     try:
-        result = work(module, host.layout(module.params["scope"], module.params["prefix"]))
+        layout = host.layout(module.params["scope"], module.params["prefix"], module.params["data_dir"])
+        result = work(module, layout)
     except (service.ServiceError, release.ReleaseError, host.HostError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    module.exit_json(**result, layout=layout)
 
 
 def _absent(module, layout):
