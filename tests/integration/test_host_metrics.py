@@ -281,8 +281,10 @@ def test_a_file_system_that_hangs_costs_its_own_series(
         sizes, errors = look()
         assert sizes.keys() == others
         assert errors == [
-            f"file system {place} (fuse.esnodetest from hung) does not answer; "
-            "check its server or unmount it (umount -l)"
+            (
+                f"file system {place} (fuse.esnodetest from hung) does not answer; "
+                "check its server or unmount it (umount -l)"
+            )
         ]
     process.send_signal(signal.SIGCONT)
     deadline = time.monotonic() + 20

@@ -81,7 +81,7 @@ def test_pages_of_the_known_servers(page: str, tokens: dict[str, float]) -> None
 
 @pytest.mark.parametrize("value", ["NaN", "-1", "+Inf", "many", ""])
 def test_a_value_that_is_none_is_refused(value: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"generation_tokens_total|float|unpack"):
         app.tokens(f'vllm:generation_tokens_total{{model_name="m"}} {value}\n'.encode())
 
 

@@ -72,8 +72,10 @@ def test_a_missing_stat_is_one_error_and_the_rest_goes_on(tmp_path: Path) -> Non
     (roots.proc / "stat").unlink()
     reading = cpu.create(trees.settings(roots)).collect()
     assert reading.errors == [
-        f"cannot read CPU time from {roots.proc}/stat: No such file or directory; "
-        "check that the kernel's file systems are mounted there"
+        (
+            f"cannot read CPU time from {roots.proc}/stat: No such file or directory; "
+            "check that the kernel's file systems are mounted there"
+        )
     ]
     assert values(reading.samples, "esnode_load1") == {(): 1.25}
 

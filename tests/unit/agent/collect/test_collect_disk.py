@@ -31,6 +31,11 @@ def test_real_file_systems_each_once() -> None:
     assert not found["/"].readonly  # "errors=remount-ro" is no "ro"
 
 
+def test_of_two_whole_mounts_the_shorter_mount_point_names_the_file_system() -> None:
+    lines = b"30 1 8:1 / /aaa/a rw - ext4 /dev/a rw\n31 1 8:1 / /zz rw - ext4 /dev/a rw\n"
+    assert [m.mountpoint for m in _mounts.real(_mounts.parse(lines))] == ["/zz"]
+
+
 def test_the_later_of_two_on_one_mount_point_is_seen() -> None:
     lines = b"30 1 8:1 / /mnt rw - ext4 /dev/a rw\n31 30 8:2 / /mnt rw - ext4 /dev/b rw\n"
     assert [m.device for m in _mounts.real(_mounts.parse(lines))] == ["/dev/b"]

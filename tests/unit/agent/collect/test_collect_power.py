@@ -13,7 +13,7 @@ import pytest
 import trees
 from esnode import catalogue
 from esnode.collect import NotPresent, Roots, _dcmi, power
-from esnode.collect._rapl import Zone
+from esnode.collect._rapl import Zone, find
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +63,12 @@ def test_after_too_long_nothing_is_claimed(zone: Zone) -> None:
     assert zone.total_uj == 5
     assert zone.advance(1_000_010, zone.safe_s + 2) == 1.0  # and it goes on from there
     assert zone.total_uj == 1_000_005
+
+
+def test_only_packages_and_their_dram_are_counted(tmp_path: Path) -> None:
+    powercap = trees.xeon(tmp_path).sys / "class/powercap"
+    zones = ["intel-rapl:0", "intel-rapl:0:0", "intel-rapl:1", "intel-rapl:1:0"]
+    assert sorted(path.name for path in find(powercap)) == zones
 
 
 def test_a_reset_without_a_known_range_is_not_guessed(tmp_path: Path) -> None:

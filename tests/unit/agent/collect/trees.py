@@ -121,7 +121,7 @@ MOUNTINFO = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=rem
 25 22 0:6 / /dev rw,nosuid shared:8 - devtmpfs udev rw,size=1k
 26 22 0:24 / /run rw,nosuid shared:5 - tmpfs tmpfs rw
 30 22 259:1 / /data/my\040disk rw,noatime shared:30 - xfs /dev/nvme0n1p1 rw,attr2
-31 22 259:1 /sub /srv/bind ro,noatime shared:30 - xfs /dev/nvme0n1p1 rw,attr2
+31 22 259:1 /sub /b ro,noatime shared:30 - xfs /dev/nvme0n1p1 rw,attr2
 32 22 0:50 / /home rw,relatime shared:40 master:3 - nfs4 filer:/export/home rw,vers=4.2
 33 22 0:51 /@ /pool rw shared:41 - btrfs /dev/sdb rw,subvol=/@
 34 22 0:51 /@home /pool/home rw shared:42 - btrfs /dev/sdb rw,subvol=/@home
