@@ -92,8 +92,10 @@ def test_collected_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_counters_that_only_root_reads_are_one_error_that_helps(tmp_path: Path) -> None:
+def test_what_only_root_may_read_is_a_note_and_no_error(tmp_path: Path) -> None:
     roots = trees.xeon(tmp_path)
+    roots.dev.mkdir(exist_ok=True)
+    (roots.dev / "ipmi0").touch(0o600)
     for path in (roots.sys / "class/powercap").glob("*/energy_uj"):
         path.chmod(0o400)
     for parent in (tmp_path, *tmp_path.parents):
@@ -105,9 +107,11 @@ def test_counters_that_only_root_reads_are_one_error_that_helps(tmp_path: Path) 
         reading = collector.collect()
     finally:
         os.seteuid(0)
-    assert len(reading.errors) == 1
-    assert "intel-rapl:0/energy_uj and 3 more like it: Permission denied" in reading.errors[0]
-    assert "give the agent's group the right" in reading.errors[0]
+    assert reading.errors == []
+    refused, counters = reading.detail["not_read"]
+    assert "no right to open" in refused and "ipmi0" in refused
+    assert "intel-rapl:0/energy_uj and 3 more like it: Permission denied" in counters
+    assert "give the agent's group the right" in counters
     assert not [s for s in reading.samples if "cpu" in s.family.name]
     collector.close()
 

@@ -26,9 +26,9 @@ class Failed(Exception):
     """It should have answered; the text is one sentence of what, where and what to do."""
 
 
-def is_present(dev: Path) -> bool:
-    """Whether this machine has a BMC with a driver."""
-    return any((dev / name).exists() for name in _DEVICES)
+def device(dev: Path) -> Path | None:
+    """The device of a BMC with a driver, None where there is none."""
+    return next((dev / name for name in _DEVICES if (dev / name).exists()), None)
 
 
 class Dcmi:

@@ -89,7 +89,11 @@ class Rapl:
         return bool(self._zones)
 
     def read(self, reading: Reading) -> None:
-        """Add energies and powers. One error tells of all counters that can't be read."""
+        """Add energies and powers. One sentence tells of all counters that can't be read.
+
+        Kernels since 5.10 give the counters to root alone, and an agent without that right is what most want: so a
+        refusal is a note in `detail["not_read"]` and no error.
+        """
         failed: list[OSError] = []
         for zone in self._zones.values():
             try:
@@ -115,7 +119,9 @@ class Rapl:
                 reading.samples[zone.power] = watts
         if failed:
             more = f" and {len(failed) - 1} more like it" if len(failed) > 1 else ""
-            reading.errors.append(
-                f"cannot read CPU energy from {failed[0].filename}{more}: {failed[0].strerror}; kernels let only root "
-                "read it: give the agent's group the right (a tmpfiles.d or udev rule) or set enable_power = false"
-            )
+            said = f"cannot read CPU energy from {failed[0].filename}{more}: {failed[0].strerror}"
+            if all(isinstance(error, PermissionError) for error in failed):
+                hint = "kernels let only root read it; a tmpfiles.d rule can give the agent's group the right"
+                reading.detail.setdefault("not_read", []).append(f"{said}; {hint}")
+            else:
+                reading.errors.append(said)

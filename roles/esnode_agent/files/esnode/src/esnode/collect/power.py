@@ -7,6 +7,7 @@ Sources: /sys/class/powercap; `ipmitool dcmi power reading`; hwmon chips `power_
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 from esnode import catalogue
 from esnode.collect import NotPresent, Settings
 from esnode.collect._aside import Aside
-from esnode.collect._dcmi import EVERY_S, TIMEOUT_S, Dcmi, Failed, Unsupported, is_present
+from esnode.collect._dcmi import EVERY_S, TIMEOUT_S, Dcmi, Failed, Unsupported, device
 from esnode.collect._hwmon import Chip, chips
 from esnode.collect._procfs import read_number, read_text, sentence
 from esnode.collect._rapl import Rapl
@@ -97,6 +98,7 @@ class Power:
         self._part_deadline_s = settings.part_deadline_s
         self._meters: dict[str, Meter] = {}
         self._discover_due = 0.0
+        self._refused: str | None = None
 
     def collect(self) -> Reading:
         """Read once."""
@@ -104,11 +106,13 @@ class Power:
         if now >= self._discover_due:
             self._discover()
             self._discover_due = now + _DISCOVER_S
-        if not self._rapl and not self._meters and self._envelope_w is None:
+        if not self._rapl and not self._meters and not self._refused and self._envelope_w is None:
             raise NotPresent("no RAPL counters, no BMC with an IPMI device and no ACPI power meter")
         reading = Reading(detail={"node_power_sources": sorted(self._meters)})
         for meter in self._meters.values():
             meter.start()
+        if self._refused:
+            reading.detail["not_read"] = [self._refused]
         self._rapl.read(reading)
         watts = [self._collect_meter(meter, reading, now + self._part_deadline_s) for meter in self._meters.values()]
         self._compare(reading, [one for one in watts if one is not None])
@@ -117,8 +121,12 @@ class Power:
     def _discover(self) -> None:
         self._rapl.discover()
         readers: dict[str, tuple[Callable[[], float | None], float, float]] = {}
-        if is_present(self._dev):
-            readers[_DCMI] = (Dcmi().watts, EVERY_S, TIMEOUT_S + 5.0)
+        self._refused = None
+        if (bmc := device(self._dev)) is not None:
+            if os.access(bmc, os.R_OK | os.W_OK, effective_ids=True):
+                readers[_DCMI] = (Dcmi().watts, EVERY_S, TIMEOUT_S + 5.0)
+            else:  # whoever may write to it may do anything to the BMC: not a right to give an exporter lightly
+                self._refused = f"cannot ask the BMC for the node's power: no right to open {bmc}"
         for chip in chips(self._hwmon, {"power_meter"}):
             if (file := _power_file(chip)) is not None:
                 readers[chip.place] = (partial(_watts, file), _METER_EVERY_S, _METER_PATIENCE_S)
@@ -152,10 +160,11 @@ class Power:
             exceeded = max(watts) > self._envelope_w
             reading.samples[catalogue.NODE_POWER_ENVELOPE_EXCEEDED.series()] = int(exceeded)
         elif not self._meters:
-            reading.errors.append(
-                "node_power_envelope_watts is set but nothing here measures the node's power (no BMC with an IPMI "
-                "device, no ACPI power meter); load the module ipmi_devintf or remove the setting"
+            reason = self._refused or (
+                "nothing here measures the node's power (no BMC with an IPMI device, no ACPI power meter); load the "
+                "module ipmi_devintf or remove the setting"
             )
+            reading.errors.append(f"node_power_envelope_watts is set but {reason}")
 
     def close(self) -> None:
         """Let the threads end."""
