@@ -322,7 +322,7 @@ int command_mig(struct state *s, struct args *a)
                 if (slot < 0)
                     rc = fail(slot == -2 ? "GPU %u has no MIG profile '%s'" : "GPU %u has no room for '%s'", g->index, name);
                 else
-                    mig_create_compute_instance(g, (uint32_t)slot, p->mig[k].slices);
+                    mig_create_compute_instance(g, (uint32_t)slot, p->mig[k].slices, -1);
             }
         });
     } else {

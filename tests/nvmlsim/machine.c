@@ -90,6 +90,8 @@ void machine_reload_driver(struct state *s)
 {
     atomic_fetch_add(&s->driver_epoch, 1);
     s->driver_loaded = 1;
+    atomic_fetch_add(&s->event_futex, 1);   /* whoever waits for events learns it */
+    syscall(SYS_futex, &s->event_futex, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
     for (uint32_t i = 0; i < s->gpu_count; i++) {
         struct gpu *g = &s->gpus[i];
         gpu_lock(g);
@@ -108,7 +110,7 @@ void machine_reboot(struct state *s)
         gpu_lock(g);
         /* only Ampere keeps MIG mode in the board itself */
         apply_pending(g, gpu_profile(g)->arch == ARCH_AMPERE);
-        g->lost = g->vanished = 0;
+        g->lost = g->vanished = g->drained = 0;
         gpu_unlock(g);
     }
     machine_reload_driver(s);

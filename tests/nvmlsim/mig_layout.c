@@ -69,18 +69,36 @@ int mig_create_gpu_instance(struct gpu *g, uint32_t profile_index, int start)
     return -1;
 }
 
-/* The profile id of a compute instance: slices minus one, 0 for the whole GPU instance's own size as nvidia-smi has it. */
-int mig_create_compute_instance(struct gpu *g, uint32_t slot, uint32_t slices)
+/* NVML_COMPUTE_INSTANCE_PROFILE_*: its id is also its number */
+int mig_compute_profile(uint32_t slices)
+{
+    static const int by_slices[8] = { -1, 0, 1, 2, 3, -1, 6, 4 };
+    return slices < 8 ? by_slices[slices] : -1;
+}
+
+bool mig_compute_fits(const struct gpu *g, uint32_t slot, uint32_t slices, uint32_t start)
+{
+    const struct gpu_instance *gi = &g->instances[slot];
+    uint32_t total = gpu_profile(g)->mig[gi->profile_index].slices, mask = 0;
+    for (int i = 0; i < MAX_INSTANCES; i++)
+        if (gi->compute[i].used)
+            mask |= ((1u << gi->compute[i].slices) - 1) << gi->compute[i].start;
+    return slices && start + slices <= total && !(mask & ((1u << slices) - 1) << start);
+}
+
+int mig_create_compute_instance(struct gpu *g, uint32_t slot, uint32_t slices, int start)
 {
     struct gpu_instance *gi = &g->instances[slot];
-    uint32_t total = gpu_profile(g)->mig[gi->profile_index].slices, used = 0;
-    for (int i = 0; i < MAX_INSTANCES; i++)
-        used += gi->compute[i].used ? gi->compute[i].slices : 0;
-    if (slices == 0 || used + slices > total)
+    for (int at = 0; at < 7 && start < 0; at++)
+        if (mig_compute_fits(g, slot, slices, (uint32_t)at))
+            start = at;
+    if (start < 0 || !mig_compute_fits(g, slot, slices, (uint32_t)start))
         return -1;
     for (uint32_t i = 0; i < MAX_INSTANCES; i++)
         if (!gi->compute[i].used) {
-            gi->compute[i] = (struct compute_instance){ .used = 1, .id = i, .profile = slices - 1, .slices = slices, .start = used };
+            gi->compute[i] = (struct compute_instance){
+                .used = 1, .id = i, .profile = (uint32_t)mig_compute_profile(slices), .slices = slices, .start = (uint32_t)start,
+            };
             return (int)i;
         }
     return -1;

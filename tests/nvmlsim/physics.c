@@ -240,8 +240,10 @@ static void evaluate(struct gpu *g, int64_t now_ns)
         target = g->app_graphics;
         reasons |= REASON_APP_CLOCKS;
     }
-    if (g->lock_graphics_max)
-        target = target < g->lock_graphics_min ? g->lock_graphics_min : target > g->lock_graphics_max ? g->lock_graphics_max : target;
+    if (g->lock_graphics_max) {             /* holds at idle too */
+        double low = clock_table_nearest(table, g->lock_graphics_min), high = clock_table_nearest(table, g->lock_graphics_max);
+        target = target < low ? low : target > high ? high : target;
+    }
 
     if (g->temperature_c >= absolute_threshold(g, p->t_slowdown)) {
         reasons |= REASON_HW_SLOWDOWN | REASON_HW_THERMAL;

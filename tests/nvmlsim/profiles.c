@@ -338,6 +338,11 @@ uint clock_table_floor(const struct clock_table *t, double mhz)
     return clock_table_at(t, i < last ? i : last);
 }
 
+uint clock_table_nearest(const struct clock_table *t, double mhz)
+{
+    return clock_table_floor(t, mhz + t->step_half_mhz / 4.0 - 0.5);
+}
+
 uint mig_profile_count(const struct profile *p)
 {
     uint n = 0;

@@ -71,6 +71,8 @@ uint clock_table_length(const struct clock_table *t);
 uint clock_table_at(const struct clock_table *t, uint i);
 /* The highest clock of the table that is not above mhz, or the lowest. */
 uint clock_table_floor(const struct clock_table *t, double mhz);
+/* The clock of the table that is nearest to mhz. */
+uint clock_table_nearest(const struct clock_table *t, double mhz);
 uint mig_profile_count(const struct profile *p);
 
 #endif

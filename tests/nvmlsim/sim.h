@@ -93,7 +93,7 @@ struct gpu {
     double ambient_c;
     int32_t pinned_celsius;                             /* NO_LIMIT: moves by itself */
     uint64_t forced_reasons;
-    uint32_t lost, vanished;
+    uint32_t lost, vanished, drained;
     uint32_t reset_required;
     uint32_t recovery_action;
     uint32_t pcie_gen, pcie_width;                      /* 0: as the board would choose */
@@ -232,7 +232,9 @@ void row_remap_histogram(const struct gpu *g, nvmlRowRemapperHistogramValues_t *
 
 /* mig_layout.c */
 int mig_create_gpu_instance(struct gpu *g, uint32_t profile_index, int start);      /* slot or -1; start < 0: the first that fits */
-int mig_create_compute_instance(struct gpu *g, uint32_t slot, uint32_t slices);
+int mig_create_compute_instance(struct gpu *g, uint32_t slot, uint32_t slices, int start);
+int mig_compute_profile(uint32_t slices);                                            /* -1: there is none of that size */
+bool mig_compute_fits(const struct gpu *g, uint32_t slot, uint32_t slices, uint32_t start);
 bool mig_fits(const struct gpu *g, uint32_t profile_index, uint32_t start);
 
 /* show.c */
