@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 /* Handles are addresses in these tables, so a foreign pointer can be told from one of ours. */
-struct nvmlDevice_st { uint32_t taken_epoch; };
+struct nvmlDevice_st { _Atomic uint32_t taken_epoch; };
 static struct nvmlDevice_st device_table[MAX_GPUS];
 static struct nvmlDevice_st mig_table[MAX_GPUS][MAX_INSTANCES][MAX_INSTANCES];
 
@@ -163,14 +163,14 @@ void call_end(struct target *t)
 
 nvmlDevice_t device_handle(uint32_t gpu)
 {
-    device_table[gpu].taken_epoch = sim()->gpus[gpu].handle_epoch;
+    atomic_store(&device_table[gpu].taken_epoch, atomic_load(&sim()->gpus[gpu].handle_epoch));
     return &device_table[gpu];
 }
 
 nvmlDevice_t mig_device_handle(uint32_t gpu, uint32_t gpu_slot, uint32_t compute_slot)
 {
     struct nvmlDevice_st *d = &mig_table[gpu][gpu_slot][compute_slot];
-    d->taken_epoch = sim()->gpus[gpu].handle_epoch;
+    atomic_store(&d->taken_epoch, atomic_load(&sim()->gpus[gpu].handle_epoch));
     return d;
 }
 

@@ -74,7 +74,7 @@ static int process_add(struct state *s, struct args *a)
                 .pid = (uint32_t)pid, .kind = kind, .gpu_instance = (uint32_t)gpu_instance,
                 .compute_instance = (uint32_t)compute_instance,
                 .memory_bytes = memory && strcmp(memory, "unknown") == 0 ? VALUE_NOT_AVAILABLE : (uint64_t)mib << 20,
-                .was_alive = kill((pid_t)pid, 0) == 0 || errno == EPERM, .sm_percent = (uint32_t)percent, .started_us = wall_us(),
+                .was_alive = pid <= 2147483647 && (kill((pid_t)pid, 0) == 0 || errno == EPERM), .sm_percent = (uint32_t)percent, .started_us = wall_us(),
             };
             if (g->accounting && g->accounting_count < MAX_ACCOUNTING)
                 g->accounted[g->accounting_count++] = (struct accounting){

@@ -27,12 +27,12 @@ bool mig_fits(const struct gpu *g, uint32_t profile_index, uint32_t start)
     return same < m->instances && !(occupied(g) & ((1u << m->memory_slices) - 1) << start);
 }
 
-/* As nvidia-smi shows them: 0 the whole GPU, 1 and 2 its halves, 3 to 6 quarters, 7 to 13 single slices. */
+/* As nvidia-smi shows them: 0 the whole GPU, 2 and 1 its halves, 3 to 6 quarters, 7 to 13 single slices; 4g is 1. */
 static uint32_t instance_id(const struct mig_profile *m, uint32_t start)
 {
     switch (m->memory_slices) {
     case 8: return 0;
-    case 4: return 1 + start / 4;
+    case 4: return m->slices == 4 || start ? 1 : 2;
     case 2: return 3 + start / 2;
     default: return 7 + start;
     }

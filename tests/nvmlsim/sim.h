@@ -93,7 +93,8 @@ struct gpu {
     double ambient_c;
     int32_t pinned_celsius;                             /* NO_LIMIT: moves by itself */
     uint64_t forced_reasons;
-    uint32_t lost, vanished, drained;
+    _Atomic uint32_t lost, vanished;                    /* looked at without the lock */
+    uint32_t drained;
     uint32_t reset_required;
     uint32_t recovery_action;
     uint32_t pcie_gen, pcie_width;                      /* 0: as the board would choose */
@@ -131,7 +132,7 @@ struct gpu {
     struct accounting accounted[MAX_ACCOUNTING];
     struct gpu_instance instances[MAX_INSTANCES];
 
-    uint32_t handle_epoch;                              /* handles taken before are invalid */
+    _Atomic uint32_t handle_epoch;                      /* handles taken before are invalid */
 };
 
 enum fault_kind { FAULT_NONE, FAULT_RETURN, FAULT_HANG };
@@ -161,7 +162,8 @@ struct state {
     pthread_mutex_t event_lock;
     uint32_t gpu_count;
     char driver_version[80];
-    uint32_t driver_major, driver_loaded, persistenced;
+    uint32_t driver_major, persistenced;
+    _Atomic uint32_t driver_loaded;
     _Atomic uint32_t driver_epoch;
     uint32_t boot_epoch;
     _Atomic int64_t warp_ns;                            /* added to the monotonic clock by `nvmlsim advance` */

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the esnode authors
+"""Many threads, many processes, killed ones; and no error that the sanitizers see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+from nvmlsim import BUILD, SOURCE, Simulator, build
+
+HAMMER = """
+import random, sys, threading
+import pynvml as n
+n.nvmlInit()
+errors = []
+def work(seed):
+    r = random.Random(seed)
+    calls = [
+        lambda h: n.nvmlDeviceGetPowerUsage(h), lambda h: n.nvmlDeviceGetTotalEnergyConsumption(h),
+        lambda h: n.nvmlDeviceGetFieldValues(h, [83, 185, 186, 3, 142, (138, 2)]), lambda h: n.nvmlDeviceGetMemoryInfo(h),
+        lambda h: n.nvmlDeviceSetPowerManagementLimit(h, r.randrange(200000, 700001)),
+        lambda h: n.nvmlDeviceSetGpuLockedClocks(h, 345, r.randrange(345, 1981)), lambda h: n.nvmlDeviceResetGpuLockedClocks(h),
+        lambda h: n.nvmlDeviceGetSupportedGraphicsClocks(h, 2619), lambda h: (n.nvmlInit(), n.nvmlShutdown()),
+        lambda h: n.nvmlDeviceGetComputeRunningProcesses(h), lambda h: n.nvmlDeviceGetUUID(h),
+        lambda h: n.nvmlEventSetFree(n.nvmlEventSetCreate()),
+    ]
+    try:
+        last = {}
+        for _ in range(int(sys.argv[1])):
+            i = r.randrange(8)
+            h = n.nvmlDeviceGetHandleByIndex(i)
+            r.choice(calls)(h)
+            energy = n.nvmlDeviceGetTotalEnergyConsumption(h)
+            assert energy >= last.get(i, 0), "energy went back"
+            last[i] = energy
+    except BaseException as e:
+        errors.append(repr(e))
+threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+n.nvmlShutdown()
+print(errors or "good")
+"""
+
+
+def hammer(sim: Simulator, calls: int, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HAMMER, str(calls)], env={**os.environ, **sim.env, **env}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_threads_and_processes_at_once(machine):
+    sim = machine("h100:8", load="training")
+    workers = [hammer(sim, 2000) for _ in range(3)]
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            sim("inject", "xid", "all", 13)
+            sim("inject", "ecc", "all", "corrected")
+            sim.state()
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    outcomes = [w.communicate() for w in workers]
+    stop.set()
+    disturber.join()
+    assert outcomes == [("good\n", "")] * 3
+    assert sim.state()["clients"] == 0
+
+
+def test_killed_processes_leave_no_lock_behind(machine, client):
+    sim = machine("h100:8", load="training")
+    for _ in range(8):
+        victim = hammer(sim, 10**9)
+        while not sim.state()["clients"]:
+            assert victim.poll() is None
+        victim.kill()
+        victim.communicate()
+        assert client(sim)("[n.nvmlDeviceGetPowerUsage(h(i)) > 0 for i in range(8)]") == [1] * 8
+    assert sim.state()["clients"] == 8
+
+
+def test_readable_and_writable_for_a_service_user(machine):
+    sim = machine()
+    assert stat.S_IMODE(sim.path.stat().st_mode) == 0o666
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    code = "import pynvml as n; n.nvmlInit(); h = n.nvmlDeviceGetHandleByIndex(0); print(n.nvmlDeviceGetPowerUsage(h) > 0)\n" \
+        "try: n.nvmlDeviceSetPowerManagementLimit(h, 500000)\nexcept n.NVMLError_NoPermission: print('no')"  # fmt: skip
+    preload = f"import ctypes, os, sys; sys.path[:0] = {sys.path!r}; import pynvml; pynvml.nvmlLib = ctypes.CDLL('libnvidia-ml.so.1')\n"
+    preload += f"fd = os.open({str(sim.path)!r}, os.O_RDWR); os.setuid(65534); os.environ['NVMLSIM_STATE'] = f'/proc/self/fd/{{fd}}'\n"
+    code = f"{preload}import ctypes; ctypes.CDLL(None).setenv(b'NVMLSIM_STATE', os.environ['NVMLSIM_STATE'].encode(), 1)\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **sim.env}, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\nno\n", done.stderr
+
+
+def test_init_replaces_the_file_and_running_processes_keep_theirs(machine, client, tmp_path):
+    path = tmp_path / "shared.state"
+    c = client(Simulator(path, "h100:2"))
+    Simulator(path, "l4:3")
+    assert c("n.nvmlDeviceGetCount()") == 2
+    c("n.nvmlShutdown()")
+    c("n.nvmlInit()")
+    assert c("[n.nvmlDeviceGetCount(), n.nvmlDeviceGetName(h())]") == [3, "NVIDIA L4"]
+
+
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_the_sanitizers_find_nothing(machine, sanitizer):
+    out = BUILD / ("san-" + sanitizer.split(",")[0])
+    made = subprocess.run(
+        ["make", "-s", "-C", SOURCE, f"OUT={out}", f"SANITIZE=-fsanitize={sanitizer}", "CFLAGS=-O1 -g"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    runtime = {"address,undefined": "libasan.so", "thread": "libtsan.so"}[sanitizer]
+    library = subprocess.run(["cc", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip()
+    if not os.path.isabs(library):
+        pytest.skip(f"no {runtime} here")
+    sim = machine("h100:8", load="training")
+    outcome = hammer(
+        sim, 60, LD_LIBRARY_PATH=str(out), LD_PRELOAD=library, ASAN_OPTIONS="detect_leaks=0",
+        TSAN_OPTIONS="report_bugs=1 ignore_noninstrumented_modules=1", PYTHONMALLOC="malloc",
+    ).communicate()  # fmt: skip
+    assert outcome[0] == "good\n", outcome[1][-6000:]
+    assert "WARNING: ThreadSanitizer" not in outcome[1] and "runtime error" not in outcome[1], outcome[1][:6000]
+
+
+def test_valgrind_finds_nothing_in_the_command(machine):
+    valgrind = shutil.which("valgrind")
+    if not valgrind:
+        pytest.skip("no valgrind here")
+    sim = machine("h100:2,v100", load="inference")
+    for command in (["show"], ["show", "--json"], ["inject", "xid", "all", "79"], ["mig", "mode", "0", "on"], ["reboot"]):
+        done = subprocess.run(
+            [valgrind, "-q", "--error-exitcode=9", build() / "nvmlsim", sim.path, *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
