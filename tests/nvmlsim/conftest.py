@@ -13,38 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nvmlsim import Simulator
-
-CHILD = """
-import ctypes, json, sys, threading, time, traceback
-import pynvml as n
-def plain(x):
-    if isinstance(x, ctypes._SimpleCData): return plain(x.value)
-    if isinstance(x, bytes): return x.decode()
-    if isinstance(x, (list, tuple, ctypes.Array)): return [plain(y) for y in x]
-    if isinstance(x, dict): return {k: plain(v) for k, v in x.items()}
-    if isinstance(x, ctypes.Structure): return {f[0]: plain(getattr(x, f[0])) for f in x._fields_ if not hasattr(f[1], 'contents')}
-    if type(x).__name__ == "nvmlFriendlyObject": return {k: plain(v) for k, v in vars(x).items()}
-    return x if isinstance(x, (int, float, str, type(None))) else repr(x)
-def h(i=0): return n.nvmlDeviceGetHandleByIndex(i)
-def fields(wanted, i=0):
-    return [(f.nvmlReturn, {0: f.value.dVal, 1: f.value.uiVal, 3: f.value.ullVal, 5: f.value.siVal}[f.valueType] if not f.nvmlReturn else None)
-            for f in n.nvmlDeviceGetFieldValues(h(i), wanted)]
-names = {"n": n, "ctypes": ctypes, "h": h, "fields": fields, "time": time, "threading": threading}
-for line in sys.stdin:
-    try:
-        code = json.loads(line)
-        try:
-            reply = {"value": plain(eval(compile(code, "client", "eval"), names))}
-        except SyntaxError:
-            exec(code, names)
-            reply = {"value": None}
-    except n.NVMLError as e:
-        reply = {"nvml": e.value}
-    except BaseException:
-        reply = {"error": traceback.format_exc()}
-    print(json.dumps(reply), flush=True)
-"""
+from nvmlsim import SOURCE, Simulator
 
 
 class NvmlCode(Exception):
@@ -61,7 +30,11 @@ class Client:
     def __init__(self, sim: Simulator, *, init: bool = True, env: dict[str, str] | None = None) -> None:
         environment = {**os.environ, **sim.env, **(env or {})}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, str(SOURCE / "pynvml_client.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         if init:
             self("n.nvmlInit()")

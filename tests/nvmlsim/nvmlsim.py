@@ -52,8 +52,9 @@ def run(*args: object) -> str:
 class Simulator:
     """A simulated machine, kept in one state file.
 
-    `gpus` is a list of profiles, "h100:8" or "a100:2,l4"; `nvmlsim profiles` lists them. Persistence mode is on to begin
-    with: with it off, settings and counters are gone when the last process has let go of NVML, as on a real machine.
+    `gpus` is a list of profiles, "h100:8" or "a100:2,l4"; `nvmlsim profiles` lists them. Persistence mode is on to
+    begin with: with it off, settings and counters are gone when the last process has let go of NVML, as on a real
+    machine.
     """
 
     def __init__(

@@ -35,11 +35,15 @@ def test_every_function_that_pynvml_asks_for_is_exported():
     wanted = set(re.findall(r'_nvmlGetFunctionPointer\("(\w+)"', Path(pynvml.__file__).read_text()))
     assert len(wanted) > 300
     assert [name for name in sorted(wanted) if not hasattr(library, name)] == []
-    assert [name for name in (line.split()[0] for line in run("functions").splitlines()) if not hasattr(library, name)] == []
+    assert [
+        name for name in (line.split()[0] for line in run("functions").splitlines()) if not hasattr(library, name)
+    ] == []
 
 
 def test_nothing_else_is_exported():
-    symbols = subprocess.run(["nm", "-D", "--defined-only", BUILD / "libnvidia-ml.so.1"], capture_output=True, text=True, check=True)
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", BUILD / "libnvidia-ml.so.1"], capture_output=True, text=True, check=True
+    )
     assert {line.split()[2][:4] for line in symbols.stdout.splitlines()} == {"nvml"}
 
 
@@ -59,7 +63,7 @@ VERSIONED = [
 def test_versions(machine, client, function, struct, version):
     c = client(machine())
     c(f"x = n.{struct}()")
-    call = f"n._nvmlGetFunctionPointer('{function}')(h(), ctypes.byref(x))"
+    call = f"call('{function}', h(), ctypes.byref(x))"
     c(f"x.version = {version}")
     assert c(call) == 0
     for wrong in (0, version + 1, version ^ 0x03000000):
@@ -70,7 +74,7 @@ def test_versions(machine, client, function, struct, version):
 def test_fabric_info_of_both_versions(machine, client):
     c = client(machine("h100,b200,l4"))
     c("x = n.c_nvmlGpuFabricInfo_v2_t(); x.version = n.nvmlGpuFabricInfo_v2")
-    ask = "n._nvmlGetFunctionPointer('nvmlDeviceGetGpuFabricInfoV')(h(%d), ctypes.byref(x))"
+    ask = "call('nvmlDeviceGetGpuFabricInfoV', h(%d), ctypes.byref(x))"
     assert [c(ask % i) for i in (0, 1, 2)] == [0, 0, 3]
     assert c("x.state") == 3
 
@@ -80,7 +84,12 @@ def test_an_old_driver_lacks_newer_functions_and_fields(machine, client):
     assert c("n.nvmlSystemGetDriverVersion()") == "470.57.02"
     assert c("n.nvmlSystemGetCudaDriverVersion()") == 11040
     assert c("n.nvmlDeviceGetMemoryInfo(h()).total") > 0
-    for call in ("MemoryInfo(h(), n.nvmlMemory_v2)", "CurrentClocksEventReasons(h())", "MarginTemperature(h())", "ComputeRunningProcesses_v3(h())"):
+    for call in (
+        "MemoryInfo(h(), n.nvmlMemory_v2)",
+        "CurrentClocksEventReasons(h())",
+        "MarginTemperature(h())",
+        "ComputeRunningProcesses_v3(h())",
+    ):
         assert c.code(f"n.nvmlDeviceGet{call}") == FUNCTION_NOT_FOUND
     assert len(c("n.nvmlDeviceGetComputeRunningProcesses_v2(h())")) == 0
     assert c.code("n.nvmlGpmQueryDeviceSupport(h())") == FUNCTION_NOT_FOUND
@@ -90,7 +99,10 @@ def test_an_old_driver_lacks_newer_functions_and_fields(machine, client):
 @pytest.mark.parametrize(("driver", "display", "pstate"), [("570.1", 0, 0), ("580.1", 26, 0), ("595.1", 26, 26)])
 def test_what_drivers_have_deprecated(machine, client, driver, display, pstate):
     c = client(machine(driver_version=driver))
-    assert (c.code("n.nvmlDeviceGetDisplayMode(h())"), c.code("n.nvmlDeviceGetPerformanceState(h())")) == (display, pstate)
+    assert (c.code("n.nvmlDeviceGetDisplayMode(h())"), c.code("n.nvmlDeviceGetPerformanceState(h())")) == (
+        display,
+        pstate,
+    )
 
 
 def test_uptime_starts_with_the_driver(machine, client):
@@ -98,7 +110,7 @@ def test_uptime_starts_with_the_driver(machine, client):
     c = client(sim)
     c("up = ctypes.c_uint()")
     sim.advance(100)
-    ask = "(n._nvmlGetFunctionPointer('nvmlDeviceGetGpuUptime_v1')(h(), ctypes.byref(up)), up.value)[1]"
+    ask = "(call('nvmlDeviceGetGpuUptime_v1', h(), ctypes.byref(up)), up.value)[1]"
     assert 100 <= c(ask) < 160
     c("n.nvmlShutdown()")
     sim("reload-driver")
@@ -152,7 +164,17 @@ print("good")
 def test_pynvml_of_several_years(machine, version):
     folder = BUILD / f"pynvml-{version}"
     if not (folder / "pynvml.py").exists():
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, f"nvidia-ml-py=={version}"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--target",
+            folder,
+            f"nvidia-ml-py=={version}",
+        ]
         got = subprocess.run(pip, capture_output=True, text=True, check=False)
         if got.returncode:
             pytest.skip(f"nvidia-ml-py {version} cannot be had here: {got.stderr.splitlines()[-1:]}")

@@ -10,7 +10,10 @@ import pytest
 
 XID, SINGLE, DOUBLE = 8, 1, 2
 TIMEOUT, LOST, DRIVER_NOT_LOADED = 10, 15, 9
-WAIT = "(lambda e: [n.nvmlDeviceGetIndex(e.device), e.eventType, e.eventData, e.gpuInstanceId])(n.nvmlEventSetWait_v2(s, %d))"
+WAIT = (
+    "(lambda e: [n.nvmlDeviceGetIndex(e.device), e.eventType, e.eventData, e.gpuInstanceId])"
+    "(n.nvmlEventSetWait_v2(s, %d))"
+)
 
 
 def listen(c, gpus: str = "(0, 1)", types: str = "11") -> None:
@@ -27,7 +30,11 @@ def test_events_arrive_in_order_and_earlier_ones_do_not(machine, client):
     sim("inject", "xid", 1, 79)
     sim("inject", "ecc", 0, "corrected")
     sim("inject", "ecc", 0, "uncorrected")
-    assert [c(WAIT % 1000) for _ in range(3)] == [[1, XID, 79, 0xFFFFFFFF], [0, SINGLE, 0, 0xFFFFFFFF], [0, DOUBLE, 0, 0xFFFFFFFF]]
+    assert [c(WAIT % 1000) for _ in range(3)] == [
+        [1, XID, 79, 0xFFFFFFFF],
+        [0, SINGLE, 0, 0xFFFFFFFF],
+        [0, DOUBLE, 0, 0xFFFFFFFF],
+    ]
     assert c.code(WAIT % 10) == TIMEOUT
 
 

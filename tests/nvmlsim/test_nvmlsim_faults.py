@@ -21,7 +21,7 @@ def test_ecc(machine, client):
     assert c("[n.nvmlDeviceGetMemoryErrorCounter(h(), 1, 0, where) for where in (2, 7)]") == [0, 2]
     assert c("n.nvmlDeviceGetTotalEccErrors(h(1), 0, 0)") == 0
     c("status = n.c_nvmlEccSramErrorStatus_v1_t(); status.version = n.nvmlEccSramErrorStatus_v1")
-    assert c("n._nvmlGetFunctionPointer('nvmlDeviceGetSramEccErrorStatus')(h(), ctypes.byref(status))") == 0
+    assert c("call('nvmlDeviceGetSramEccErrorStatus', h(), ctypes.byref(status))") == 0
     assert c("[status.aggregateUncParity, status.aggregateUncSecDed, status.volatileUncParity]") == [2, 0, 2]
     c("n.nvmlDeviceClearEccErrorCounts(h(), 0)")
     assert c("[v for _, v in fields([3, 4, 5, 6])]") == [0, 0, 7, 2]
@@ -71,7 +71,14 @@ def test_links(machine, client):
     sim("inject", "nvlink-errors", 0, 4, "crc_flit", 12)
     sim("inject", "nvlink-errors", 0, 4, "replay", 3)
     assert c("[n.nvmlDeviceGetNvLinkState(h(), i) for i in (4, 5)]") == [1, 0]
-    assert c("fields([(165, 5), (164, 5), (161, 4), (163, 4), 38, 36])") == [[0, 0], [0, 0], [0, 3], [0, 12], [0, 12], [0, 12]]
+    assert c("fields([(165, 5), (164, 5), (161, 4), (163, 4), 38, 36])") == [
+        [0, 0],
+        [0, 0],
+        [0, 3],
+        [0, 12],
+        [0, 12],
+        [0, 12],
+    ]
     assert c("[n.nvmlDeviceGetNvLinkErrorCounter(h(), 4, k) for k in range(5)]") == [3, 0, 12, 0, 0]
     c("n.nvmlDeviceResetNvLinkErrorCounters(h(), 4)")
     assert c("n.nvmlDeviceGetNvLinkErrorCounter(h(), 4, 2)") == 0
@@ -85,7 +92,10 @@ def test_pcie(machine, client):
     sim("inject", "pcie", 0, "--gen", 3, "--width", 8)
     sim("inject", "pcie-errors", 0, "replay", 40)
     sim("inject", "pcie-errors", 0, "bad_tlp", 6)
-    assert c("[n.nvmlDeviceGetCurrPcieLinkGeneration(h()), n.nvmlDeviceGetCurrPcieLinkWidth(h()), n.nvmlDeviceGetPcieReplayCounter(h())]") == [3, 8, 40]
+    assert c(
+        "[n.nvmlDeviceGetCurrPcieLinkGeneration(h()), n.nvmlDeviceGetCurrPcieLinkWidth(h()),"
+        " n.nvmlDeviceGetPcieReplayCounter(h())]"
+    ) == [3, 8, 40]
     assert c("[n.nvmlDeviceGetMaxPcieLinkGeneration(h()), n.nvmlDeviceGetMaxPcieLinkWidth(h())]") == [5, 16]
     assert [v for _, v in c("fields([94, 176])")] == [40, 6]
 
@@ -93,7 +103,12 @@ def test_pcie(machine, client):
 def test_throttle(machine, client):
     sim = machine(load="0.9")
     c = client(sim)
-    for reason, bits, field in (("hw_thermal", 0x48, 270), ("power_brake", 0x88, 271), ("sw_thermal", 0x20, 269), ("sync_boost", 0x10, 76)):
+    for reason, bits, field in (
+        ("hw_thermal", 0x48, 270),
+        ("power_brake", 0x88, 271),
+        ("sw_thermal", 0x20, 269),
+        ("sync_boost", 0x10, 76),
+    ):
         before = c(f"fields([{field}])")[0][1]
         sim("inject", "throttle", 0, reason)
         assert c("n.nvmlDeviceGetCurrentClocksEventReasons(h())") == bits
@@ -171,7 +186,10 @@ def test_a_hang_keeps_only_its_caller(machine, client):
     stuck.send("n.nvmlDeviceGetPowerUsage(h(3))")
     time.sleep(0.1)
     started = time.monotonic()
-    assert free("[n.nvmlDeviceGetPowerUsage(h(i)) > 0 for i in range(3)] + [n.nvmlDeviceGetTemperature(h(3), 0) > 0]") == [1] * 4
+    assert (
+        free("[n.nvmlDeviceGetPowerUsage(h(i)) > 0 for i in range(3)] + [n.nvmlDeviceGetTemperature(h(3), 0) > 0]")
+        == [1] * 4
+    )
     sim("show")
     assert time.monotonic() - started < 5
     sim("clear", "faults")

@@ -24,7 +24,8 @@ def create(profile, start=None):
     if start is None: return n.nvmlDeviceCreateGpuInstance(h(), profile)
     return n.nvmlDeviceCreateGpuInstanceWithPlacement(h(), profile, ctypes.byref(at(profile, start)))
 def at(profile, start):
-    p = n.c_nvmlGpuInstancePlacement_t(); p.start, p.size = start, {19: 1, 20: 1, 15: 2, 14: 2, 9: 4, 5: 4, 0: 8}[profile]
+    p = n.c_nvmlGpuInstancePlacement_t()
+    p.start, p.size = start, {19: 1, 20: 1, 15: 2, 14: 2, 9: 4, 5: 4, 0: 8}[profile]
     return p
 def mig(i): return n.nvmlDeviceGetMigDeviceHandleByIndex(h(), i)
 """
@@ -98,7 +99,11 @@ def test_mig_devices(a100):
     assert c("n.nvmlDeviceGetName(mig(0))") == "NVIDIA A100-SXM4-80GB MIG 3g.40gb"
     assert c("n.nvmlDeviceGetMemoryInfo(mig(1)).total") == 9728 << 20
     attributes = c("n.nvmlDeviceGetAttributes(mig(0))")
-    assert (attributes["multiprocessorCount"], attributes["gpuInstanceSliceCount"], attributes["memorySizeMB"]) == (42, 3, 40192)
+    assert (attributes["multiprocessorCount"], attributes["gpuInstanceSliceCount"], attributes["memorySizeMB"]) == (
+        42,
+        3,
+        40192,
+    )
     assert c("n.nvmlDeviceGetUUID(n.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig(0)))") == sim.gpu()["uuid"]
     sim("process", "add", 0, 4000000007, "--memory", 100, "--gpu-instance", 13, "--compute-instance", 0)
     assert c("[len(n.nvmlDeviceGetComputeRunningProcesses(x)) for x in (h(), mig(0), mig(1))]") == [1, 0, 1]
@@ -108,7 +113,8 @@ def test_mig_devices(a100):
 def test_what_mig_takes_away(a100):
     _, c = a100
     for call in (
-        "UtilizationRates(h())", "RemappedRows(h())", "TotalEccErrors(h(), 0, 0)", "Samples(h(), 1, 0)", "AccountingPids(h())",
+        "UtilizationRates(h())", "RemappedRows(h())", "TotalEccErrors(h(), 0, 0)", "Samples(h(), 1, 0)",
+        "AccountingPids(h())",
     ):  # fmt: skip
         assert c.code(f"n.nvmlDeviceGet{call}") == NOT_SUPPORTED
     assert c("n.nvmlDeviceGetTotalEccErrors(h(), 0, 1)") == 0

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from nvmlsim import run
 
 NOT_SUPPORTED = 3
 PROFILES = [line.split()[0] for line in run("profiles").splitlines()]
 
-# name, MiB, reserved, min/default/max W, graphics and memory MHz, graphics clocks per memory clock (count, highest, lowest)
+# name, MiB, reserved, min/default/max W, graphics and memory MHz,
+# graphics clocks for each memory clock (count, highest, lowest)
 BOARDS = {
     "v100": ("Tesla V100-SXM2-16GB", 16384, 240, (150, 300, 300), 1530, 877, {877: (187, 1530, 135)}),
     "t4": ("Tesla T4", 15360, 448, (60, 70, 70), 1590, 5001, {5001: (87, 1590, 300), 405: (24, 645, 300)}),
@@ -22,13 +25,16 @@ BOARDS = {
     "l40s": ("NVIDIA L40S", 46068, 609, (100, 350, 350), 2520, 9001, {9001: (155, 2520, 210), 405: (14, 405, 210)}),
     "rtx4090": (
         "NVIDIA GeForce RTX 4090", 24564, 346, (10, 450, 600), 3120, 10501,
-        {10501: (194, 3120, 225), 10251: (194, 3120, 225), 5001: (194, 3120, 225), 810: (194, 3105, 210), 405: (30, 645, 210)},
+        {10501: (194, 3120, 225), 10251: (194, 3120, 225),
+         5001: (194, 3120, 225), 810: (194, 3105, 210), 405: (30, 645, 210)},
     ),
-    "h100": ("NVIDIA H100 80GB HBM3", 81559, 480, (200, 700, 700), 1980, 2619, {2619: (110, 1980, 345), 1593: (110, 1980, 345)}),
+    "h100": ("NVIDIA H100 80GB HBM3", 81559, 480, (200, 700, 700), 1980, 2619,
+        {2619: (110, 1980, 345), 1593: (110, 1980, 345)}),
     "h100nvl": ("NVIDIA H100 NVL", 95830, 594, (200, 310, 400), 1785, 2619, None),
     "h200": ("NVIDIA H200", 143771, 614, (200, 700, 700), 1980, 3201, None),
     "gh200": ("NVIDIA GH200 480GB", 97871, 1103, (100, 900, 900), 1980, 2619, None),
-    "b200": ("NVIDIA B200", 183359, 728, (200, 1000, 1000), 1965, 3996, {3996: (247, 1965, 120), 3402: (247, 1965, 120)}),
+    "b200": ("NVIDIA B200", 183359, 728, (200, 1000, 1000), 1965, 3996,
+        {3996: (247, 1965, 120), 3402: (247, 1965, 120)}),
     "gb200": ("NVIDIA GB200", 189471, 742, (200, 1200, 1200), 2062, 3996, {3996: (260, 2062, 120)}),
 }  # fmt: skip
 AMPERE_AND_OLDER = {"v100", "t4", "a100", "a100-40", "a100-400w", "a10", "a6000"}
@@ -51,12 +57,14 @@ def test_a_board_has_its_numbers(machine, client, key):
     assert c("n.nvmlDeviceGetPowerManagementDefaultLimit(h())") == default
     assert c("fields([187, 188, 189, 192])") == [[0, low], [0, high], [0, default], [0, default]]
     assert c("[n.nvmlDeviceGetMaxClockInfo(h(), i) for i in (0, 1, 2)]") == [graphics, graphics, memory_clock]
-    supported = c("{m: n.nvmlDeviceGetSupportedGraphicsClocks(h(), m) for m in n.nvmlDeviceGetSupportedMemoryClocks(h())}")
+    supported = c(
+        "{m: n.nvmlDeviceGetSupportedGraphicsClocks(h(), m) for m in n.nvmlDeviceGetSupportedMemoryClocks(h())}"
+    )
     if tables:
         assert {int(m): (len(g), g[0], g[-1]) for m, g in supported.items()} == tables
     for clocks in supported.values():
         assert clocks == sorted(clocks, reverse=True) and len(set(clocks)) == len(clocks)
-        assert {a - b for a, b in zip(clocks, clocks[1:], strict=False)} in ({15}, {7, 8})
+        assert {a - b for a, b in pairwise(clocks)} in ({15}, {7, 8})
 
 
 @pytest.mark.parametrize("key", PROFILES)

@@ -14,45 +14,15 @@ import threading
 import pytest
 from nvmlsim import BUILD, SOURCE, Simulator, build
 
-HAMMER = """
-import random, sys, threading
-import pynvml as n
-n.nvmlInit()
-errors = []
-def work(seed):
-    r = random.Random(seed)
-    calls = [
-        lambda h: n.nvmlDeviceGetPowerUsage(h), lambda h: n.nvmlDeviceGetTotalEnergyConsumption(h),
-        lambda h: n.nvmlDeviceGetFieldValues(h, [83, 185, 186, 3, 142, (138, 2)]), lambda h: n.nvmlDeviceGetMemoryInfo(h),
-        lambda h: n.nvmlDeviceSetPowerManagementLimit(h, r.randrange(200000, 700001)),
-        lambda h: n.nvmlDeviceSetGpuLockedClocks(h, 345, r.randrange(345, 1981)), lambda h: n.nvmlDeviceResetGpuLockedClocks(h),
-        lambda h: n.nvmlDeviceGetSupportedGraphicsClocks(h, 2619), lambda h: (n.nvmlInit(), n.nvmlShutdown()),
-        lambda h: n.nvmlDeviceGetComputeRunningProcesses(h), lambda h: n.nvmlDeviceGetUUID(h),
-        lambda h: n.nvmlEventSetFree(n.nvmlEventSetCreate()),
-    ]
-    try:
-        last = {}
-        for _ in range(int(sys.argv[1])):
-            i = r.randrange(8)
-            h = n.nvmlDeviceGetHandleByIndex(i)
-            r.choice(calls)(h)
-            energy = n.nvmlDeviceGetTotalEnergyConsumption(h)
-            assert energy >= last.get(i, 0), "energy went back"
-            last[i] = energy
-    except BaseException as e:
-        errors.append(repr(e))
-threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-[t.start() for t in threads]; [t.join() for t in threads]
-n.nvmlShutdown()
-print(errors or "good")
-"""
-
 
 def hammer(sim: Simulator, calls: int, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", HAMMER, str(calls)], env={**os.environ, **sim.env, **env}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, str(SOURCE / "hammer.py"), str(calls)],
+        env={**os.environ, **sim.env, **env},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_threads_and_processes_at_once(machine):
@@ -92,16 +62,28 @@ def test_readable_and_writable_for_a_service_user(machine):
     assert stat.S_IMODE(sim.path.stat().st_mode) == 0o666
     if os.geteuid() != 0:
         pytest.skip("needs root to become somebody else")
-    code = "import pynvml as n; n.nvmlInit(); h = n.nvmlDeviceGetHandleByIndex(0); print(n.nvmlDeviceGetPowerUsage(h) > 0)\n" \
-        "try: n.nvmlDeviceSetPowerManagementLimit(h, 500000)\nexcept n.NVMLError_NoPermission: print('no')"  # fmt: skip
-    preload = f"import ctypes, os, sys; sys.path[:0] = {sys.path!r}; import pynvml; pynvml.nvmlLib = ctypes.CDLL('libnvidia-ml.so.1')\n"
-    preload += f"fd = os.open({str(sim.path)!r}, os.O_RDWR); os.setuid(65534); os.environ['NVMLSIM_STATE'] = f'/proc/self/fd/{{fd}}'\n"
-    code = f"{preload}import ctypes; ctypes.CDLL(None).setenv(b'NVMLSIM_STATE', os.environ['NVMLSIM_STATE'].encode(), 1)\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **sim.env}, capture_output=True, text=True, check=False)
-    assert done.stdout == "True\nno\n", done.stderr
+    # the file is handed over open, for pytest keeps its folder to itself
+    code = """
+import ctypes, os, sys
+import pynvml as n
+n.nvmlLib = ctypes.CDLL("libnvidia-ml.so.1")
+os.setuid(65534)
+n.nvmlInit()
+h = n.nvmlDeviceGetHandleByIndex(0)
+assert n.nvmlDeviceGetPowerUsage(h) > 0
+try:
+    n.nvmlDeviceSetPowerManagementLimit(h, 500000)
+except n.NVMLError_NoPermission:
+    print("no")
+"""
+    with sim.path.open("r+b") as file:
+        env = {**os.environ, **sim.env, "NVMLSIM_STATE": f"/proc/self/fd/{file.fileno()}"}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=env, pass_fds=[file.fileno()], capture_output=True, text=True, check=False)
+    assert done.stdout == "no\n", done.stderr
 
 
-def test_init_replaces_the_file_and_running_processes_keep_theirs(machine, client, tmp_path):
+def test_init_replaces_the_file_and_running_processes_keep_theirs(client, tmp_path):
     path = tmp_path / "shared.state"
     c = client(Simulator(path, "h100:2"))
     Simulator(path, "l4:3")
@@ -111,6 +93,7 @@ def test_init_replaces_the_file_and_running_processes_keep_theirs(machine, clien
     assert c("[n.nvmlDeviceGetCount(), n.nvmlDeviceGetName(h())]") == [3, "NVIDIA L4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_the_sanitizers_find_nothing(machine, sanitizer):
     out = BUILD / ("san-" + sanitizer.split(",")[0])
@@ -120,7 +103,8 @@ def test_the_sanitizers_find_nothing(machine, sanitizer):
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     runtime = {"address,undefined": "libasan.so", "thread": "libtsan.so"}[sanitizer]
-    library = subprocess.run(["cc", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(["cc", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True)
+    library = found.stdout.strip()
     if not os.path.isabs(library):
         pytest.skip(f"no {runtime} here")
     sim = machine("h100:8", load="training")
@@ -132,13 +116,13 @@ def test_the_sanitizers_find_nothing(machine, sanitizer):
     assert "WARNING: ThreadSanitizer" not in outcome[1] and "runtime error" not in outcome[1], outcome[1][:6000]
 
 
+@pytest.mark.slow
 def test_valgrind_finds_nothing_in_the_command(machine):
     valgrind = shutil.which("valgrind")
     if not valgrind:
         pytest.skip("no valgrind here")
     sim = machine("h100:2,v100", load="inference")
-    for command in (["show"], ["show", "--json"], ["inject", "xid", "all", "79"], ["mig", "mode", "0", "on"], ["reboot"]):
-        done = subprocess.run(
-            [valgrind, "-q", "--error-exitcode=9", build() / "nvmlsim", sim.path, *command], capture_output=True, text=True, check=False
-        )
+    for command in ("show", "show --json", "inject xid all 79", "mig mode 0 on", "mig create 0 3g.40gb", "reboot"):
+        call = [valgrind, "-q", "--error-exitcode=9", build() / "nvmlsim", sim.path, *command.split()]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

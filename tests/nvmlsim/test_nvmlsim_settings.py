@@ -47,7 +47,14 @@ def test_setters_want_root(machine, client, setter, lack):
     before = sim.gpu()
     assert c.code(setter) == NO_PERMISSION
     after = sim.gpu()
-    for key in ("power_limit_mw", "gpu_locked_clocks", "persistence_mode", "compute_mode", "ecc_pending", "mig_pending"):
+    for key in (
+        "power_limit_mw",
+        "gpu_locked_clocks",
+        "persistence_mode",
+        "compute_mode",
+        "ecc_pending",
+        "mig_pending",
+    ):
         assert after[key] == before[key]
     sim("pretend-uid", 0)
     sim("pretend-unprivileged", "off")
@@ -107,8 +114,9 @@ def test_the_module_scope_is_graces_alone(machine, client):
     c = client(sim)
     c(
         "def v2(i, scope, mw, version=0x0200000C):\n"
-        " class V(ctypes.Structure): _fields_=[('version',ctypes.c_uint),('scope',ctypes.c_ubyte),('mw',ctypes.c_uint)]\n"
-        " return n._nvmlGetFunctionPointer('nvmlDeviceSetPowerManagementLimit_v2')(h(i), ctypes.byref(V(version, scope, mw)))"
+        " class V(ctypes.Structure):\n"
+        "  _fields_ = [('version', ctypes.c_uint), ('scope', ctypes.c_ubyte), ('mw', ctypes.c_uint)]\n"
+        " return call('nvmlDeviceSetPowerManagementLimit_v2', h(i), ctypes.byref(V(version, scope, mw)))"
     )
     assert c("v2(0, 1, 800000)") == 0
     assert c("v2(0, 1, 1000001)") == INVALID
@@ -116,7 +124,11 @@ def test_the_module_scope_is_graces_alone(machine, client):
     assert c("v2(1, 0, 500000)") == 0
     assert c("v2(1, 0, 500000, 0x0100000C)") == 25
     gpus = sim.state()["gpus"]
-    assert (gpus[0]["module_limit_mw"], gpus[0]["power_limit_mw"], gpus[1]["power_limit_mw"]) == (800000, 900000, 500000)
+    assert (gpus[0]["module_limit_mw"], gpus[0]["power_limit_mw"], gpus[1]["power_limit_mw"]) == (
+        800000,
+        900000,
+        500000,
+    )
 
 
 def test_a_bmc_cap_lowers_what_is_enforced_and_nothing_else(machine, client):
@@ -317,14 +329,18 @@ def test_workload_power_profiles(machine, client):
     c = client(machine("b200,h100"))
     c(
         "def ask(mask, name):\n"
-        " x = n.c_nvmlWorkloadPowerProfileRequestedProfiles_v1_t(); x.version = n.nvmlWorkloadPowerProfileRequestedProfiles_v1\n"
+        " x = n.c_nvmlWorkloadPowerProfileRequestedProfiles_v1_t()\n"
+        " x.version = n.nvmlWorkloadPowerProfileRequestedProfiles_v1\n"
         " x.requestedProfilesMask.mask[0] = mask\n"
-        " return n._nvmlGetFunctionPointer('nvmlDeviceWorkloadPowerProfile'+name+'RequestedProfiles')(h(), ctypes.byref(x))"
+        " return call('nvmlDeviceWorkloadPowerProfile'+name+'RequestedProfiles', h(), ctypes.byref(x))"
     )
     assert c("ask(0b10100, 'Set')") == 0
     assert c("ask(0b00100, 'Clear')") == 0
     assert c("ask(1 << 20, 'Set')") == INVALID
-    c("now = n.c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t(); now.version = n.nvmlWorkloadPowerProfileCurrentProfiles_v1")
-    assert c("n._nvmlGetFunctionPointer('nvmlDeviceWorkloadPowerProfileGetCurrentProfiles')(h(), ctypes.byref(now))") == 0
+    c(
+        "now = n.c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t()\n"
+        "now.version = n.nvmlWorkloadPowerProfileCurrentProfiles_v1"
+    )
+    assert c("call('nvmlDeviceWorkloadPowerProfileGetCurrentProfiles', h(), ctypes.byref(now))") == 0
     assert c("[now.requestedProfilesMask.mask[0], now.enforcedProfilesMask.mask[0]]") == [0b10000, 0b10000]
-    assert c("n._nvmlGetFunctionPointer('nvmlDeviceWorkloadPowerProfileGetCurrentProfiles')(h(1), ctypes.byref(now))") == 3
+    assert c("call('nvmlDeviceWorkloadPowerProfileGetCurrentProfiles', h(1), ctypes.byref(now))") == 3
