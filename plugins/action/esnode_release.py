@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-
+from ansible.errors import AnsibleActionFail  # type: ignore[import-untyped]
+from ansible.plugins.action import ActionBase  # type: ignore[import-untyped]
+from ansible.utils.display import Display  # type: ignore[import-untyped]
 from ansible_collections.esnode.core.plugins.plugin_utils.bundle import BundleError, Source, ensure
 
 MODULE = "esnode.core.esnode_release"
@@ -19,7 +18,7 @@ SHIPPED = Path(__file__).resolve().parents[2] / "roles" / "esnode_agent" / "file
 _CONTROLLER_ONLY = ("version", "cache_dir", "wheelhouse")
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]
     """Arguments are those of the module; those of the controller are taken out before it runs on the host."""
 
     TRANSFERS_FILES = True

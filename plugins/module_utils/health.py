@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import typing as t
 import urllib.error
 import urllib.request
+
+if t.TYPE_CHECKING:
+    Status = dict[str, t.Any]  # the JSON of /status
 
 _PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN; has a name in ssl since Python 3.10
 
 
-def base_url(listen_address, tls):
+def base_url(listen_address: str, tls: bool) -> str:
     """Where the agent answers on this host, for a listen address "host:port"."""
     host, _colon, port = listen_address.rpartition(":")
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
@@ -27,7 +31,7 @@ class Client:
     Without `certificate` whatever is served is taken: good for looking at what runs before a change, no more.
     """
 
-    def __init__(self, url, certificate=""):
+    def __init__(self, url: str, certificate: str = "") -> None:
         self._url = url
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -41,7 +45,7 @@ class Client:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
 
-    def get(self, path):
+    def get(self, path: str) -> tuple[int, str]:
         """(status code, body); code 0 and the reason when there is no answer."""
         try:
             with self._opener.open(self._url + path, timeout=5) as answer:
@@ -51,7 +55,7 @@ class Client:
         except (OSError, ValueError) as error:
             return 0, str(getattr(error, "reason", error))
 
-    def status(self):
+    def status(self) -> Status | None:
         """The JSON of /status, None when there is none."""
         code, body = self.get("/status")
         try:
@@ -60,7 +64,7 @@ class Client:
             return None
 
 
-def trouble(client, version, before):
+def trouble(client: Client, version: str, before: Status | None) -> list[str]:
     """What is not yet well: one line each, nothing when the agent is healthy.
 
     `version`: the one that must be served. `before`: the JSON of /status before the change, or None; what was well
@@ -88,11 +92,11 @@ def trouble(client, version, before):
     return lines
 
 
-def _in(status, *states):
+def _in(status: Status | None, *states: str) -> list[tuple[str, Status]]:
     return [(n, c) for n, c in status["collectors"].items() if c["state"] in states] if status else []
 
 
-def summary(status):
+def summary(status: Status) -> dict[str, t.Any]:
     """What of /status a deployment reports: {version, gpus: [names], collectors: {name: state}}."""
     return {
         "version": status["version"],
@@ -101,7 +105,7 @@ def summary(status):
     }
 
 
-def unread(status, paths):
+def unread(status: Status, paths: t.Iterable[str | None]) -> str | None:
     """The first of the files that was written after the agent has read its configuration, else None."""
     for path in paths:
         if path and os.path.exists(path) and os.stat(path).st_mtime > status["config"]["loaded"]:

@@ -25,7 +25,7 @@ class HostError(Exception):
     """Why the agent can't be installed on this host, and what to do."""
 
 
-def layout(scope, prefix="", data_dir=""):
+def layout(scope: str, prefix: str = "", data_dir: str = "") -> dict[str, str]:
     """Who runs the agent and where its things are: {scope, manager, prefix, ..._dir, unit}.
 
     `scope`: "system", "user", or "auto" (system for root). Empty paths get the scope's own. `log_dir` is the agent's;
@@ -64,7 +64,7 @@ def layout(scope, prefix="", data_dir=""):
     return {"scope": scope, "manager": _manager(scope), **places}
 
 
-def _manager(scope):
+def _manager(scope: str) -> str:
     """C(systemd) where one runs that takes services of this scope, else C(supervisor)."""
     if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
         return "supervisor"
@@ -74,7 +74,7 @@ def _manager(scope):
     return "systemd" if os.path.exists(bus) else "supervisor"
 
 
-def machine():
+def machine() -> str:
     """The architecture as wheels name it; raises HostError when there are no wheels for this host."""
     if platform.system() != "Linux":
         raise HostError(f"the agent runs on Linux; this is {platform.system()}")
@@ -87,7 +87,7 @@ def machine():
     return platform.machine()
 
 
-def find_python(wanted, scope):
+def find_python(wanted: str, scope: str) -> tuple[str, str]:
     """(path, "3.11") of the Python that the agent shall run with.
 
     `wanted` is a path, or empty for the newest suitable one. In system scope the service's own user must be able to
@@ -118,31 +118,29 @@ def find_python(wanted, scope):
     )
 
 
-def _inspect(path, scope):
-    """(version, None) of a usable interpreter, or (None, why it is of no use)."""
+def _inspect(path: str, scope: str) -> tuple[str, str]:
+    """(version, "") of a usable interpreter, or ("", why it is of no use)."""
     code = "import json, ssl, sys, sysconfig, venv; print(json.dumps([sys.version_info[:2], sys.base_prefix, "
     code += "sys.implementation.name, bool(sysconfig.get_config_var('Py_GIL_DISABLED'))]))"
     try:
-        done = subprocess.run(
-            [path, "-I", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30, check=False
-        )
+        done = subprocess.run([path, "-I", "-c", code], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return None, f"can't be executed: {error}"
+        return "", f"can't be executed: {error}"
     if done.returncode:
-        return None, "is not complete: " + (done.stderr.decode(errors="replace").strip().splitlines() or ["?"])[-1]
+        return "", "is not complete: " + (done.stderr.decode(errors="replace").strip().splitlines() or ["?"])[-1]
     number, base, implementation, free_threaded = json.loads(done.stdout.decode())
     version = ".".join(str(n) for n in number)
     if version not in PYTHONS or implementation != "cpython" or free_threaded:
-        return None, f"is {implementation} {version}{' (free-threaded)' if free_threaded else ''}"
+        return "", f"is {implementation} {version}{' (free-threaded)' if free_threaded else ''}"
     if scope == "system":
         for place in (os.path.realpath(path), base):
             closed = _closed_to_others(place)
             if closed:
-                return None, f"can't be executed by a service's own user: {closed} is closed to others"
-    return version, None
+                return "", f"can't be executed by a service's own user: {closed} is closed to others"
+    return version, ""
 
 
-def _closed_to_others(path):
+def _closed_to_others(path: str) -> str | None:
     """The first directory on the way to `path`, or the path, that other users may not enter or execute."""
     parts = path.strip("/").split("/")
     for count in range(1, len(parts) + 1):
@@ -152,7 +150,7 @@ def _closed_to_others(path):
     return None
 
 
-def check_space(prefix):
+def check_space(prefix: str) -> None:
     """Raise HostError when a release would not fit below the prefix."""
     place = prefix
     while not os.path.isdir(place):
@@ -165,7 +163,7 @@ def check_space(prefix):
         )
 
 
-def check_listen(address, own):
+def check_listen(address: str, own: str) -> None:
     """Raise HostError when the agent could not listen on "host:port"; it names who does.
 
     `own`: the prefix of the agent's own releases; a process that runs from there is no clash.
@@ -199,7 +197,7 @@ def check_listen(address, own):
                 raise HostError(f"listen address {address}: {error}") from error
 
 
-def _refuse_unless_own(address, port, own):
+def _refuse_unless_own(address: str, port: int, own: str) -> None:
     holders, users = _listeners(port)
     if holders and all(_runs_from(pid, own) for pid in holders):
         return
@@ -212,7 +210,7 @@ def _refuse_unless_own(address, port, own):
     )
 
 
-def _listeners(port):
+def _listeners(port: int) -> tuple[set[int], set[str]]:
     """({pid}, {user name}) that listen on a TCP port; pids as far as this user may see them."""
     inodes, users = set(), set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -235,14 +233,14 @@ def _listeners(port):
     return pids, users
 
 
-def _name(uid):
+def _name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
 
 
-def _arguments(pid):
+def _arguments(pid: int) -> list[str]:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
             return [a.decode(errors="replace") for a in stream.read().split(b"\0") if a]
@@ -250,7 +248,7 @@ def _arguments(pid):
         return []
 
 
-def _command(pid):
+def _command(pid: int) -> str:
     """Name of a process and its program, such as C(prometheus-node: /usr/bin/prometheus-node-exporter)."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
@@ -261,11 +259,13 @@ def _command(pid):
     return f"{name}: {' '.join(arguments[:2])}" if arguments else name
 
 
-def _runs_from(pid, prefix):
-    return any(a.startswith((os.path.join(prefix, "releases/"), os.path.join(prefix, "current/"))) for a in _arguments(pid)[:2])
+def _runs_from(pid: int, prefix: str) -> bool:
+    return any(
+        a.startswith((os.path.join(prefix, "releases/"), os.path.join(prefix, "current/"))) for a in _arguments(pid)[:2]
+    )
 
 
-def agents(prefix):
+def agents(prefix: str) -> dict[int, str]:
     """{pid: release name} of the agents that run out of a prefix, whoever started them."""
     found = {}
     base = os.path.join(prefix, "releases") + "/"
@@ -273,7 +273,7 @@ def agents(prefix):
         pid = int(directory.rpartition("/")[2])
         arguments = _arguments(pid)
         # argv of a script is [interpreter of its release, script, ...].
-        if len(arguments) > 2 and arguments[0].startswith(base) and "run" in arguments[2:]:
-            if arguments[1].endswith("/bin/esnode-core"):
-                found[pid] = arguments[0][len(base) :].split("/")[0]
+        is_agent = len(arguments) > 2 and arguments[1].endswith("/bin/esnode-core") and "run" in arguments[2:]
+        if is_agent and arguments[0].startswith(base):
+            found[pid] = arguments[0][len(base) :].split("/")[0]
     return found

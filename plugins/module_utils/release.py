@@ -9,6 +9,7 @@ A release without its marker file was interrupted half way and counts for nothin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import typing as t
 
 MARKER = "release.json"
 MANIFEST = "manifest.json"
@@ -28,7 +30,7 @@ class ReleaseError(Exception):
     """What can't be installed, activated or removed; the text says why and what to do."""
 
 
-def version_of(name):
+def version_of(name: str) -> str:
     """Version of a release name such as C(1.0.0-0123456789ab)."""
     match = _NAME.match(name)
     if not match:
@@ -36,15 +38,15 @@ def version_of(name):
     return match.group("version")
 
 
-def release_dir(prefix, name):
+def release_dir(prefix: str, name: str) -> str:
     return os.path.join(prefix, "releases", name)
 
 
-def is_complete(prefix, name):
+def is_complete(prefix: str, name: str) -> bool:
     return os.path.isfile(os.path.join(release_dir(prefix, name), MARKER))
 
 
-def installed(prefix):
+def installed(prefix: str) -> list[str]:
     """Names of the complete releases, the oldest installation first."""
     try:
         entries = os.listdir(os.path.join(prefix, "releases"))
@@ -54,7 +56,7 @@ def installed(prefix):
     return sorted(names, key=lambda n: (os.stat(os.path.join(release_dir(prefix, n), MARKER)).st_mtime_ns, n))
 
 
-def current(prefix):
+def current(prefix: str) -> str | None:
     """Name of the release that C(current) points at, None when there is none."""
     try:
         target = os.readlink(os.path.join(prefix, "current"))
@@ -63,7 +65,7 @@ def current(prefix):
     return os.path.basename(target.rstrip("/"))
 
 
-def flip(prefix, name):
+def flip(prefix: str, name: str) -> None:
     """Point C(current) at a release in one step: there is no moment without it."""
     if not is_complete(prefix, name):
         raise ReleaseError(f"release {name} is not completely installed below {prefix}; run the deployment again")
@@ -77,7 +79,7 @@ def flip(prefix, name):
     os.replace(fresh, link)
 
 
-def prunable(prefix, keep, also_keep=()):
+def prunable(prefix: str, keep: int, also_keep: t.Iterable[str] = ()) -> list[str]:
     """Complete releases beyond the `keep` newest, and half-installed ones; never the current one or `also_keep`."""
     spared = {current(prefix), *also_keep}
     complete = installed(prefix)
@@ -90,7 +92,7 @@ def prunable(prefix, keep, also_keep=()):
     return [n for n in old + half if n not in spared]
 
 
-def remove(prefix, name):
+def remove(prefix: str, name: str) -> None:
     """Remove a release; the marker goes first, so that an interruption leaves a half one and not a broken one."""
     directory = release_dir(prefix, name)
     marker = os.path.join(directory, MARKER)
@@ -99,26 +101,24 @@ def remove(prefix, name):
     shutil.rmtree(directory)
 
 
-def leftovers(prefix):
+def leftovers(prefix: str) -> list[str]:
     """Paths below the prefix that belong to releases and exist; what `state=absent` removes."""
     paths = [os.path.join(prefix, n) for n in ("current", "releases")]
     return [p for p in paths if os.path.lexists(p)]
 
 
-def remove_all(prefix):
+def remove_all(prefix: str) -> None:
     """Remove every release and the link; the prefix itself only if nothing else is in it."""
     for path in leftovers(prefix):
         if os.path.islink(path):
             os.unlink(path)
         else:
             shutil.rmtree(path)
-    try:
+    with contextlib.suppress(OSError):  # not there, or somebody else keeps files in it
         os.rmdir(prefix)
-    except OSError:  # not there, or somebody else keeps files in it
-        pass
 
 
-def sha256(path):
+def sha256(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
@@ -126,7 +126,7 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def verify(directory, name):
+def verify(directory: str, name: str) -> dict[str, t.Any]:
     """Check an unpacked bundle against its manifest; returns the manifest."""
     path = os.path.join(directory, MANIFEST)
     try:
@@ -147,10 +147,10 @@ def verify(directory, name):
             "the bundle is damaged: {0} not as its manifest says; remove it from the controller's cache "
             "(esnode_agent_cache_dir) and deploy again".format(", ".join(wrong))
         )
-    return manifest
+    return t.cast("dict[str, t.Any]", manifest)
 
 
-def install(prefix, name, bundle, python):
+def install(prefix: str, name: str, bundle: str, python: str) -> None:
     """Install a bundle offline beside the other releases, with a virtual environment of `python` of its own.
 
     A half-installed one is wiped first. Nothing is activated. Raises ReleaseError with what the installer said.
@@ -192,10 +192,9 @@ def install(prefix, name, bundle, python):
     finally:
         os.umask(mask)
         shutil.rmtree(scratch, ignore_errors=True)
-    return manifest
 
 
-def _unpack(bundle, directory):
+def _unpack(bundle: str, directory: str) -> None:
     try:
         with tarfile.open(bundle) as archive:
             for member in archive:
@@ -203,13 +202,15 @@ def _unpack(bundle, directory):
                     raise ReleaseError(f"the bundle holds {member.name!r}, which is no plain file below it")
                 target = os.path.join(directory, member.name)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                with archive.extractfile(member) as source, open(target, "wb") as copy:
+                source = archive.extractfile(member)
+                assert source is not None  # a plain file, as checked
+                with source, open(target, "wb") as copy:
                     shutil.copyfileobj(source, copy)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise ReleaseError(f"the bundle can't be unpacked below {directory}: {error}") from error
 
 
-def _run(command):
+def _run(command: list[str]) -> None:
     # A clean environment: what the connection or the operator has set must not reach the installation.
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": os.path.expanduser("~")}
     done = subprocess.run(
@@ -218,10 +219,9 @@ def _run(command):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         check=False,
     )
     if done.returncode:
         tail = "\n".join(done.stdout.strip().splitlines()[-15:])
         raise ReleaseError("{0} failed with {1}:\n{2}".format(" ".join(command), done.returncode, tail))
-    return done.stdout

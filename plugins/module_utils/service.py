@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ class ServiceError(Exception):
     """The service manager refused; the text holds what it said."""
 
 
-def run(command, timeout=60, check=True):
+def run(command: list[str], timeout: float = 60, check: bool = True) -> tuple[int, str]:
     """(exit code, output) of a command of the service manager."""
     environment = {k: v for k, v in os.environ.items() if k in ("HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")}
     environment.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8")
@@ -33,7 +34,7 @@ def run(command, timeout=60, check=True):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            universal_newlines=True,
+            text=True,
             timeout=timeout,
             check=False,
         )
@@ -44,7 +45,7 @@ def run(command, timeout=60, check=True):
     return done.returncode, done.stdout
 
 
-def alive(pid):
+def alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stream:
             return stream.read().rpartition(")")[2].split()[0] != "Z"
@@ -52,14 +53,12 @@ def alive(pid):
         return False
 
 
-def end(pids):
+def end(pids: list[int]) -> None:
     """SIGTERM, then SIGKILL to what is left after the time that the agent needs to stop."""
     for number, patience in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, 5.0)):
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
         until = time.monotonic() + patience
         while any(alive(p) for p in pids) and time.monotonic() < until:
             time.sleep(0.05)
@@ -68,7 +67,7 @@ def end(pids):
         raise ServiceError(f"processes {pids} did not end on SIGKILL; they hang in the kernel (a dead GPU or mount?)")
 
 
-def changed_since(started, *paths):
+def changed_since(started: float, *paths: str) -> str | None:
     """Why an agent that was started then is out of date: a file that is newer; None when there is none."""
     for path in paths:
         if os.path.exists(path) and os.stat(path).st_mtime > started:
@@ -79,7 +78,7 @@ def changed_since(started, *paths):
 class Systemd:
     """A unit of the system's or of the user's manager."""
 
-    def __init__(self, layout):
+    def __init__(self, layout: dict[str, str]) -> None:
         self._layout = layout
         self._environment = os.path.join(layout["config_dir"], "environment")
         user = layout["scope"] == "user"
@@ -88,55 +87,57 @@ class Systemd:
         self._systemctl = ["systemctl", *(["--user"] if user else [])]
         self._journal = ["journalctl", *(["--user"] if user else []), "--no-pager", "--output=cat", "--lines=15"]
 
-    def _show(self, name):
+    def _show(self, name: str) -> str:
         return run([*self._systemctl, "show", "--property", name, "--value", UNIT])[1].strip()
 
-    def pid(self):
+    def pid(self) -> int | None:
         return int(self._show("MainPID") or 0) or None
 
-    def stale(self, started):
+    def stale(self, started: float) -> str | None:
         if run([*self._systemctl, "is-enabled", UNIT], check=False)[1].strip() != "enabled":
             return "the service is not enabled"
         if self._show("NeedDaemonReload") == "yes":
             return f"{self._layout['unit']} changed"
         return changed_since(started, self._layout["unit"], self._environment)
 
-    def start(self):
+    def start(self) -> None:
         self.restart()
 
-    def restart(self):
+    def restart(self) -> None:
         run([*self._systemctl, "daemon-reload"])
         run([*self._systemctl, "enable", UNIT])
         run([*self._systemctl, "reset-failed", UNIT], check=False)
         # Not waited for: Type=notify holds systemctl until the first collection, and the health check looks closer.
         run([*self._systemctl, "restart", "--no-block", UNIT])
 
-    def reload(self):
+    def reload(self) -> None:
         run([*self._systemctl, "reload", UNIT])
 
-    def exists(self):
+    def exists(self) -> bool:
         return os.path.lexists(self._layout["unit"])
 
-    def remove(self):
+    def remove(self) -> None:
         run([*self._systemctl, "disable", "--now", UNIT], timeout=90, check=False)
         os.unlink(self._layout["unit"])
         run([*self._systemctl, "daemon-reload"])
         run([*self._systemctl, "reset-failed", UNIT], check=False)
 
-    def log_tail(self):
-        return run([*self._journal, "--unit" if self._layout["scope"] == "system" else "--user-unit", UNIT], check=False)[1]
+    def log_tail(self) -> str:
+        return run(
+            [*self._journal, "--unit" if self._layout["scope"] == "system" else "--user-unit", UNIT], check=False
+        )[1]
 
 
 class Supervisor:
     """A supervisord of our own that runs nothing but the agent. It does not come back after a reboot."""
 
-    def __init__(self, layout):
+    def __init__(self, layout: dict[str, str]) -> None:
         self._layout = layout
         self._config = os.path.join(layout["config_dir"], "supervisord.conf")
         self._bin = os.path.join(layout["prefix"], "current", "bin")
         self._pid_file = os.path.join(layout["run_dir"], "supervisord.pid")
 
-    def _supervisord(self):
+    def _supervisord(self) -> int | None:
         """pid of our supervisord, None when it does not run."""
         try:
             with open(self._pid_file, encoding="ascii") as stream:
@@ -147,7 +148,7 @@ class Supervisor:
             return None
         return pid if ours and alive(pid) else None
 
-    def pid(self):
+    def pid(self) -> int | None:
         parent = self._supervisord()
         if parent is None:
             return None
@@ -163,50 +164,52 @@ class Supervisor:
                     children.append(int(entry))
         return children[0] if children else None
 
-    def stale(self, started):
+    def stale(self, started: float) -> str | None:
         # supervisord reads its file once, whenever it last restarted the agent.
         if os.stat(self._config).st_mtime > os.stat(self._pid_file).st_mtime:
             return f"{self._config} changed after supervisord was started"
         return changed_since(started, os.path.join(self._layout["config_dir"], "environment"))
 
-    def start(self):
+    def start(self) -> None:
         os.makedirs(self._layout["run_dir"], mode=0o755, exist_ok=True)  # /run is empty after a reboot
         run([os.path.join(self._bin, "supervisord"), "--configuration", self._config])
 
-    def restart(self):
+    def restart(self) -> None:
         self.stop()
         self.start()
 
-    def reload(self):
+    def reload(self) -> None:
         pid = self.pid()
         if pid is None:
             raise ServiceError("the agent ended before it could be reloaded")
         os.kill(pid, signal.SIGHUP)
 
-    def stop(self):
+    def stop(self) -> None:
         pid = self._supervisord()
         if pid is not None:
             end([pid])
 
-    def exists(self):
+    def exists(self) -> bool:
         return os.path.lexists(self._config) or self._supervisord() is not None
 
-    def remove(self):
+    def remove(self) -> None:
         self.stop()
         for path in (self._config, self._pid_file):
             if os.path.lexists(path):
                 os.unlink(path)
 
-    def log_tail(self):
+    def log_tail(self) -> str:
         lines = []
         for name in ("supervisord.log", "esnode-core.log"):
             try:
-                with open(os.path.join(self._layout["service_log_dir"], name), encoding="utf-8", errors="replace") as stream:
+                with open(
+                    os.path.join(self._layout["service_log_dir"], name), encoding="utf-8", errors="replace"
+                ) as stream:
                     lines += [f"{name}: {line.rstrip()}" for line in stream.readlines()[-10:]]
             except OSError:
                 continue
         return "\n".join(lines)
 
 
-def manager(layout):
+def manager(layout: dict[str, str]) -> Systemd | Supervisor:
     return Systemd(layout) if layout["manager"] == "systemd" else Supervisor(layout)

@@ -180,11 +180,13 @@ layout:
       sample: /etc/systemd/system/esnode-core.service
 """
 
-from ansible.module_utils.basic import AnsibleModule
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 from ansible_collections.esnode.core.plugins.module_utils import host, release
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -210,11 +212,15 @@ def main():
         module.fail_json(msg=str(error))
 
 
-def _answer(module):
+def _answer(module: AnsibleModule) -> dict[str, t.Any]:
     options = module.params
     layout = host.layout(options["scope"], options["prefix"], options["data_dir"])
     prefix = layout["prefix"]
-    found = {"layout": layout, "installed": release.installed(prefix), "current": release.current(prefix) or ""}
+    found: dict[str, t.Any] = {
+        "layout": layout,
+        "installed": release.installed(prefix),
+        "current": release.current(prefix) or "",
+    }
     if options["state"] == "absent":
         return {**found, **_absent(module, prefix)}
     python, version = host.find_python(options["python"], layout["scope"])
@@ -228,11 +234,11 @@ def _answer(module):
     return {"changed": False, **found}
 
 
-def _absent(module, prefix):
+def _absent(module: AnsibleModule, prefix: str) -> dict[str, t.Any]:
     there = release.leftovers(prefix)
     if there and not module.check_mode:
         release.remove_all(prefix)
-    result = {"changed": bool(there)}
+    result: dict[str, t.Any] = {"changed": bool(there)}
     if module._diff and there:
         result["diff"] = {"before": "".join(f"{p}\n" for p in there), "after": ""}
     return result

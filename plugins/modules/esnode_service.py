@@ -157,12 +157,17 @@ pruned:
 """
 
 import time
+import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 from ansible_collections.esnode.core.plugins.module_utils import health, host, release, service
 
+if t.TYPE_CHECKING:
+    Manager = t.Union[service.Systemd, service.Supervisor]
+    Status = dict[str, t.Any]
 
-def main():
+
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
@@ -189,7 +194,7 @@ def main():
     module.exit_json(**result, layout=layout)
 
 
-def _absent(module, layout):
+def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
     manager = service.manager(layout)
     running = host.agents(layout["prefix"])
     there = manager.exists() or bool(running)
@@ -198,14 +203,14 @@ def _absent(module, layout):
             manager.remove()
         # Whatever still runs from our releases: a supervised agent whose supervisor was killed, say.
         service.end(list(host.agents(layout["prefix"])))
-    result = {"changed": there, "action": "remove" if there else "none"}
+    result: dict[str, t.Any] = {"changed": there, "action": "remove" if there else "none"}
     result["reason"] = "the service is installed" if there else "no service is installed"
     if module._diff and there:
         result["diff"] = {"before": "esnode-core: installed\n", "after": "esnode-core: absent\n"}
     return result
 
 
-def _started(module, layout):
+def _started(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
     options, prefix = module.params, layout["prefix"]
     wanted = options["release"]
     manager = service.manager(layout)
@@ -219,7 +224,13 @@ def _started(module, layout):
     # The wanted release counts among those that are kept, also when check mode has not installed it.
     keep = options["keep_releases"] - (0 if release.is_complete(prefix, wanted) else 1)
     doomed = release.prunable(prefix, max(keep, 1), (wanted,))
-    result = {"action": action, "reason": reason, "url": url, "pruned": doomed, "manager": layout["manager"]}
+    result: dict[str, t.Any] = {
+        "action": action,
+        "reason": reason,
+        "url": url,
+        "pruned": doomed,
+        "manager": layout["manager"],
+    }
     result["listen_address"] = options["listen_address"]
     result["changed"] = action != "none" or relink or bool(doomed)
     if module._diff and result["changed"]:
@@ -243,7 +254,9 @@ def _started(module, layout):
     return {**result, "agent": health.summary(status)}
 
 
-def _needed(options, prefix, manager, pid, status):
+def _needed(
+    options: dict[str, t.Any], prefix: str, manager: Manager, pid: int | None, status: Status | None
+) -> tuple[str, str]:
     """(action, reason): what brings the running agent to what the host's files say."""
     if pid is None:
         return "start", "the agent does not run"
@@ -263,7 +276,7 @@ def _needed(options, prefix, manager, pid, status):
     return "none", "the agent runs as wanted"
 
 
-def _carry_out(module, manager, action, url, before):
+def _carry_out(module: AnsibleModule, manager: Manager, action: str, url: str, before: Status | None) -> Status:
     """Do it, then wait. Returns the JSON of /status of the healthy agent, or fails the module with what is wrong."""
     options = module.params
     version = release.version_of(options["release"])
@@ -271,27 +284,30 @@ def _carry_out(module, manager, action, url, before):
     if action != "none":
         getattr(manager, action)()
     client = health.Client(url, options["certificate"] or "")
+    known = before["config"]["reload_errors"] if before else []
     until = time.monotonic() + options["timeout"]
     while True:
         lines = health.trouble(client, version, before)
         status = client.status()
         refused = status["config"]["reload_errors"] if status else []
-        if refused and refused != (before or status)["config"]["reload_errors"]:
-            module.fail_json(
-                msg=f"the agent refused the new configuration and keeps the old one: {'; '.join(refused)}"
-            )
+        if refused and refused != known:
+            module.fail_json(msg=f"the agent refused the new configuration and keeps the old one: {'; '.join(refused)}")
         lines += refused
         if status and action == "reload" and status["config"]["loaded"] < since:
             lines.append("the new configuration is not read yet")
         if status and not lines:
             return status
         if time.monotonic() > until:
-            break
+            module.fail_json(msg=_late(module, manager, lines))
         time.sleep(0.2)
-    module.fail_json(
-        msg="esnode-core {0} is not healthy after {1} s: {2}\nLast lines of its log:\n{3}".format(
-            options["release"], options["timeout"], "; ".join(lines), manager.log_tail().strip() or "(none)"
-        )
+
+
+def _late(module: AnsibleModule, manager: Manager, lines: list[str]) -> str:
+    return "esnode-core {0} is not healthy after {1} s: {2}\nLast lines of its log:\n{3}".format(
+        module.params["release"],
+        module.params["timeout"],
+        "; ".join(lines),
+        manager.log_tail().strip() or "(none)",
     )
 
 

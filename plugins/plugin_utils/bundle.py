@@ -85,7 +85,7 @@ class Source:
 
 
 def ensure(source: Source, python: str, machine: str, cache: Path, wheelhouse: str, progress: Progress) -> Path:
-    """Path of the bundle for a kind of host; builds it when the cache has none. Safe to call from many forks at once."""
+    """Path of the bundle for a kind of host, built when the cache has none. Safe to call from many forks at once."""
     bundle = cache / f"{source.name(python, machine)}.tar"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _lock(cache / f".{bundle.name}.lock"):
