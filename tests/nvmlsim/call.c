@@ -17,7 +17,8 @@ static struct nvmlDevice_st mig_table[MAX_GPUS][MAX_INSTANCES][MAX_INSTANCES];
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t init_count;
 static struct state *_Atomic mapped;        /* NULL while not initialised */
-static struct { struct state *s; int fd; dev_t dev; ino_t ino; } file = { NULL, -1, 0, 0 };
+/* pid: after a fork the child shares the parent's open file and must not act on the locks in it. */
+static struct { struct state *s; int fd; dev_t dev; ino_t ino; pid_t pid; } file = { NULL, -1, 0, 0, 0 };
 static int client_slot = -1;
 static uint32_t client_driver_epoch;
 
@@ -35,7 +36,7 @@ static struct state *map_file(void)
         fprintf(stderr, "nvmlsim: NVMLSIM_STATE is not set: it names the state file that `nvmlsim init` made\n");
         return NULL;
     }
-    if (file.s && stat(path, &st) == 0 && st.st_dev == file.dev && st.st_ino == file.ino)
+    if (file.s && file.pid == getpid() && stat(path, &st) == 0 && st.st_dev == file.dev && st.st_ino == file.ino)
         return file.s;
     struct state *s = state_open(path, &fd, error, sizeof error);
     if (!s) {
@@ -47,6 +48,7 @@ static struct state *map_file(void)
         close(file.fd);
     file.s = s;
     file.fd = fd;
+    file.pid = getpid();
     if (fstat(fd, &st) == 0) {
         file.dev = st.st_dev;
         file.ino = st.st_ino;
@@ -267,7 +269,8 @@ API nvmlReturn_t nvmlShutdown(void)
         rc = NVML_ERROR_UNINITIALIZED;
     } else if (--init_count == 0) {
         atomic_store(&mapped, NULL);
-        client_detach(s, file.fd, client_slot);
+        if (file.pid == getpid())
+            client_detach(s, file.fd, client_slot);
         client_slot = -1;
     }
     pthread_mutex_unlock(&init_lock);

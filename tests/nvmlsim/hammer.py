@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import pynvml as n
+import pynvml as n  # type: ignore[import-untyped]
 
 GPUS = 8
 

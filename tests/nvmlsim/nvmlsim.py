@@ -34,7 +34,7 @@ def build() -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made = subprocess.run(["make", "-s", "-C", str(SOURCE)], capture_output=True, text=True, check=False)
+        made = subprocess.run(["make", "-s", "-j2", "-C", str(SOURCE)], capture_output=True, text=True, check=False)
     if made.returncode:
         raise SimulatorError(f"make -C {SOURCE} failed:\n{made.stdout}{made.stderr}")
     return BUILD

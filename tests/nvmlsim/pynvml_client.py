@@ -12,7 +12,7 @@ import time
 import traceback
 from typing import Any
 
-import pynvml as n
+import pynvml as n  # type: ignore[import-untyped]
 
 
 def plain(x: Any) -> Any:

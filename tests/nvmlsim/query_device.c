@@ -199,7 +199,8 @@ API nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *devic
 API nvmlReturn_t nvmlDeviceGetHandleByUUIDV(const nvmlUUID_v1_t *uuid, nvmlDevice_t *device)
 {
     char text[48];
-    PLAIN_CALL(nvmlDeviceGetHandleByUUIDV);
+    if (!sim())
+        return NVML_ERROR_UNINITIALIZED;
     VERSION(uuid, nvmlUUID_v1_t, 1u);
     if (uuid->type == 1)
         return handle_by_uuid(FN_nvmlDeviceGetHandleByUUIDV, uuid->value.str, device);
@@ -551,7 +552,8 @@ API nvmlReturn_t nvmlDeviceGetPcieSpeed(nvmlDevice_t device, uint *mbps)
 API nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, uint counter, uint *kilobytes)
 {
     static const struct timespec window = { 0, 20000000 };
-    PLAIN_CALL(nvmlDeviceGetPcieThroughput);
+    if (!sim())
+        return NVML_ERROR_UNINITIALIZED;
     nanosleep(&window, NULL);
     DEVICE_CALL(nvmlDeviceGetPcieThroughput, device, NO_MIG);
     REQUIRE(kilobytes && counter < 2);

@@ -179,6 +179,14 @@ def test_forced_codes(machine, client):
         sim("fail", "nvmlDeviceGetTempratur", 3)
 
 
+def test_a_forced_code_is_used_up_once_a_call(machine, client):
+    sim = machine()
+    c = client(sim)
+    for call in ("PcieThroughput(h(), 0)", f"HandleByUUID('{sim.gpu()['uuid']}')", "FieldValues(h(), [83])"):
+        sim("fail", f"nvmlDeviceGet{call.split('(')[0]}", 999, "--times", 2)
+        assert [c.code(f"n.nvmlDeviceGet{call}") for _ in range(3)] == [999, 999, 0]
+
+
 def test_a_hang_keeps_only_its_caller(machine, client):
     sim = machine("h100:4")
     stuck, free = client(sim), client(sim)

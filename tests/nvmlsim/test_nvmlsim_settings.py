@@ -196,6 +196,16 @@ def test_shutdown_counts_inits(machine, client):
     assert c.code("n.nvmlDeviceGetCount()") == 1
 
 
+def test_a_forked_child_does_not_let_go_for_its_parent(machine, client):
+    sim = machine(persistence=False)
+    c = client(sim)
+    settle(c)
+    c("import os\npid = os.fork()\nif pid == 0:\n n.nvmlShutdown(); n.nvmlInit(); n.nvmlShutdown(); os._exit(0)")
+    assert c("os.waitpid(pid, 0)[1]") == 0
+    assert sim.state()["clients"] == 1
+    assert settings(sim) == SET
+
+
 def test_a_driver_reload_wants_the_clients_gone_and_starts_over(machine, client):
     sim = machine()
     c = client(sim)
