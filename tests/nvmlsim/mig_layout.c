@@ -103,3 +103,10 @@ int mig_create_compute_instance(struct gpu *g, uint32_t slot, uint32_t slices, i
         }
     return -1;
 }
+
+void mig_uuid(const struct gpu *g, uint32_t gpu_instance, uint32_t compute_instance, char out[48])
+{
+    uint64_t a = hash64(g->uuid, 1000 + gpu_instance * 16 + compute_instance), b = hash64(g->uuid, 2000 + gpu_instance * 16 + compute_instance);
+    snprintf(out, 48, "MIG-%08x-%04x-%04x-%04x-%012llx", (uint32_t)(a >> 32), (uint32_t)(a >> 16 & 0xFFFF),
+             (uint32_t)(a & 0xFFFF), (uint32_t)(b >> 48), (ull)(b & 0xFFFFFFFFFFFFull));
+}

@@ -236,6 +236,7 @@ void row_remap_histogram(const struct gpu *g, nvmlRowRemapperHistogramValues_t *
 int mig_create_gpu_instance(struct gpu *g, uint32_t profile_index, int start);      /* slot or -1; start < 0: the first that fits */
 int mig_create_compute_instance(struct gpu *g, uint32_t slot, uint32_t slices, int start);
 int mig_compute_profile(uint32_t slices);                                            /* -1: there is none of that size */
+void mig_uuid(const struct gpu *g, uint32_t gpu_instance, uint32_t compute_instance, char out[48]);
 bool mig_compute_fits(const struct gpu *g, uint32_t slot, uint32_t slices, uint32_t start);
 bool mig_fits(const struct gpu *g, uint32_t profile_index, uint32_t start);
 

@@ -25,6 +25,10 @@ def test_events_arrive_in_order_and_earlier_ones_do_not(machine, client):
     sim = machine("h100:2")
     c = client(sim)
     sim("inject", "xid", 0, 13)
+    c("early = n.nvmlEventSetCreate()")
+    sim("inject", "xid", 0, 31)
+    c("n.nvmlDeviceRegisterEvents(h(), 8, early)")
+    assert c.code("n.nvmlEventSetWait_v2(early, 0)") == TIMEOUT
     listen(c)
     assert c.code(WAIT % 0) == TIMEOUT
     sim("inject", "xid", 1, 79)
