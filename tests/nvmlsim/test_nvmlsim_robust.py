@@ -57,6 +57,16 @@ def test_killed_processes_leave_no_lock_behind(machine, client):
     assert sim.state()["clients"] == 8
 
 
+def test_one_killed_with_every_lock_in_hand(machine, client, tmp_path):
+    sim = machine("h100:2")
+    program = tmp_path / "killed_holder"
+    parts = [SOURCE / f"{name}.c" for name in ("killed_holder", "state", "machine", "physics", "profiles", "health")]
+    subprocess.run(["cc", "-D_GNU_SOURCE", "-o", program, *parts, "-lm", "-pthread"], check=True)
+    assert subprocess.run([program, sim.path, "die"], check=False).returncode == -9
+    assert subprocess.run([program, sim.path, "check"], check=False).returncode == 0
+    assert client(sim)("n.nvmlDeviceGetPowerUsage(h(1))") > 0
+
+
 def test_readable_and_writable_for_a_service_user(machine):
     sim = machine()
     assert stat.S_IMODE(sim.path.stat().st_mode) == 0o666

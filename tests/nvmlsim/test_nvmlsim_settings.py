@@ -210,11 +210,15 @@ def test_a_driver_reload_wants_the_clients_gone_and_starts_over(machine, client)
     sim = machine()
     c = client(sim)
     settle(c)
+    sim.advance(1000)
     with pytest.raises(Exception, match="in use by process"):
         sim("reload-driver")
     sim("reload-driver", "--force")
     assert settings(sim) == DEFAULTS
-    assert sim.gpu()["persistence_mode"] == 0
+    reloaded = sim.gpu()
+    assert reloaded["persistence_mode"] == 0
+    assert max(reloaded["clock_event_ns"].values()) < 500e9
+    assert reloaded["energy_mj"] < 500 * 70_000
     assert c.code("n.nvmlDeviceGetPowerUsage(h())") == DRIVER_NOT_LOADED
     c("n.nvmlShutdown()")
     c("n.nvmlInit()")
