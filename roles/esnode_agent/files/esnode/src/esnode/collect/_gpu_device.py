@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from esnode import catalogue
@@ -85,6 +86,8 @@ class Device:
         self._mig_was: float | None = None
         self._info: Info | None = None
         self._processes = processes
+        self._unprepared: Trouble = {}
+        self._prepare_again = time.monotonic() + STATIC_S
         self._prepare()
 
     def _prepare(self) -> None:
@@ -110,7 +113,10 @@ class Device:
         try:
             return int(_nvml.call("nvmlDeviceGetNumFans", self.handle))
         except _nvml.NVMLError as error:
-            return 1 if _nvml.code_of(error) == _nvml.FUNCTION_NOT_FOUND else 0
+            if _nvml.code_of(error) == _nvml.FUNCTION_NOT_FOUND:
+                return 1  # a driver before 510, whose getter of the speed tells whether there is a fan
+            self._not_prepared("nvmlDeviceGetNumFans", error)
+            return 0
 
     def _link_count(self) -> int:
         try:
@@ -118,13 +124,19 @@ class Device:
             if value.nvmlReturn == _nvml.SUCCESS:
                 return min(int(value.value.uiVal), _MOST_LINKS)
         except _nvml.NVMLError:
-            pass
+            pass  # the getter of a link's state answers too
         for link in range(_MOST_LINKS):
             try:
                 _nvml.call("nvmlDeviceGetNvLinkState", self.handle, link)
-            except _nvml.NVMLError:
+            except _nvml.NVMLError as error:
+                self._not_prepared("nvmlDeviceGetNvLinkState", error)
                 return link
         return _MOST_LINKS
+
+    def _not_prepared(self, function: str, error: Exception) -> None:
+        code = _nvml.code_of(error)
+        if code not in _nvml.ABSENT | _nvml.NOT_NOW:
+            self._unprepared.setdefault(code, []).append(function)
 
     def _reasons(self) -> dict[int, str]:
         """The reasons that this GPU can have; those of NVML's first release of the mask where it does not say."""
@@ -142,6 +154,8 @@ class Device:
 
     def read(self, now: float, driver: str, cuda: str) -> tuple[Samples, Trouble]:
         """Read what is due; all samples that hold now, and what could not be read. Raises `Gone`."""
+        if self._unprepared and now >= self._prepare_again:
+            raise Gone(_nvml.INVALID_ARGUMENT, ["its parts could not be counted"])  # begin anew
         samples: Samples = {}
         trouble: Trouble = {}
         answered = 0
@@ -157,9 +171,10 @@ class Device:
             raise Gone(_nvml.INVALID_ARGUMENT, ["MIG mode has changed"])  # begin anew: other readings are supported
         self._mig_was = mig
         self._static.read(now, self._share)
-        for clock in (self._health, self._static):
-            samples.update(clock.samples)
-            for code, asked in clock.trouble.items():
+        samples.update(self._health.samples)
+        samples.update(self._static.samples)
+        for part in (self._health.trouble, self._static.trouble, self._unprepared):
+            for code, asked in part.items():
                 trouble.setdefault(code, []).extend(asked)
         if self._info is None:
             self._info = Info(self, driver, cuda)

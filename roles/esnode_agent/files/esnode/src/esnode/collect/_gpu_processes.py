@@ -78,15 +78,13 @@ class OfGpu:
         return answered
 
     def _list(self, function: str) -> list[Any]:
-        for version in ("_v3", "_v2", ""):
-            try:
-                listed: list[Any] = _nvml.call(function + version, self._handle)
-            except _nvml.NVMLError as error:
-                if _nvml.code_of(error) != _nvml.FUNCTION_NOT_FOUND or not version:
-                    raise
-            else:
-                return listed
-        raise AssertionError("the last version returns or raises")
+        try:
+            listed: list[Any] = _nvml.call(f"{function}_v3", self._handle)
+        except _nvml.NVMLError as error:
+            if _nvml.code_of(error) != _nvml.FUNCTION_NOT_FOUND:
+                raise
+            listed = _nvml.call(f"{function}_v2", self._handle)  # a driver before 510
+        return listed
 
     def _add_memory(self, proc: Path, held: dict[tuple[int, int, int], int], samples: Samples) -> None:
         by_pid: dict[int, int] = {}

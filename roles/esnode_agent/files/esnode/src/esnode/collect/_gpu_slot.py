@@ -107,10 +107,9 @@ class Slot:
         uuid = str(_nvml.call("nvmlDeviceGetUUID", handle))
         if device is None or generation != self.generation or uuid != device.uuid:
             self._drop(generation)
-            pci = _nvml.call("nvmlDeviceGetPciInfo", handle).busId
-            pci = pci.decode() if isinstance(pci, bytes) else str(pci)
+            pci = _nvml.pci_bus_id(handle)
             self.facts = {"uuid": uuid, "index": self.index, "name": None, "pci_bus_id": pci}
-            self.label = f"GPU {self.index} ({uuid}, {pci})"
+            self.label = f"GPU {self.index} ({uuid}, {pci})" if pci else f"GPU {self.index} ({uuid})"
             device = Device(handle, uuid, self.index, pci, processes=self._processes)
             self.device, self.generation = device, generation
         self._identify_due = now + IDENTIFY_S

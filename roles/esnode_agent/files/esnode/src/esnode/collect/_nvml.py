@@ -10,6 +10,7 @@ while another thread is in a call, so each use is framed by `enter` and `leave`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -71,14 +72,36 @@ _START_WHAT: dict[int, str] = {
 }
 
 
-def code_of(error: Exception) -> int:
+def code_of(raised: Exception) -> int:
     """The nvmlReturn_t of an NVMLError."""
-    return int(getattr(error, "value", 999))
+    return int(getattr(raised, "value", 999))
 
 
 def meaning(code: int) -> str:
     """What a code means for a GPU and what to do, without the GPU's name."""
     return _WHAT.get(code) or f"NVML answers {pynvml.NVMLError(code)}"
+
+
+def error(code: int) -> Exception:
+    """The NVMLError of a code."""
+    made: Exception = pynvml.NVMLError(code)
+    return made
+
+
+def address(handle: Any) -> int:
+    """What tells one device handle from another."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
+
+
+def pci_bus_id(handle: Any) -> str:
+    """The PCI address, "00000000:53:00.0"; "" where NVML does not tell. Raises NVMLError for a GPU that is gone."""
+    try:
+        found = pynvml.nvmlDeviceGetPciInfo(handle).busId
+    except NVMLError as raised:
+        if code_of(raised) in GONE | CLOSED:
+            raise
+        return ""
+    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
 
 
 def pointer(name: str) -> Callable[..., int] | None:
@@ -94,7 +117,7 @@ def call(name: str, *args: Any) -> Any:
     """Call a function of pynvml; one that this pynvml or driver lacks raises NVMLError FUNCTION_NOT_FOUND."""
     function = getattr(pynvml, name, None)
     if function is None:
-        raise pynvml.NVMLError(FUNCTION_NOT_FOUND)
+        raise error(FUNCTION_NOT_FOUND)
     return function(*args)
 
 
@@ -207,12 +230,12 @@ class Session:
 SESSION = Session()
 
 
-def start_trouble(error: Exception, roots: Roots, *, seen: bool) -> str:
+def start_trouble(raised: Exception, roots: Roots, *, seen: bool) -> str:
     """Why NVML could not be opened, as a sentence; raises `NotPresent` where that only means that there is no GPU.
 
     `seen`: this process has read a GPU before, so that its absence is news.
     """
-    code = code_of(error)
+    code = code_of(raised)
     devices = display_devices(roots.sys)
     if not devices and not seen and code in (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED):
         library = "no NVML library" if code == LIBRARY_NOT_FOUND else "no NVIDIA driver loaded"

@@ -230,7 +230,7 @@ class Gpu:
             if not devices and not self._seen:
                 raise NotPresent("the NVIDIA driver finds no GPU")
             if devices:
-                raise _nvml.NVMLError(_nvml.GPU_NOT_FOUND)
+                raise _nvml.error(_nvml.GPU_NOT_FOUND)
         return Machine(generation, count, driver, cuda)
 
     def _take(self, machine: Machine) -> None:
