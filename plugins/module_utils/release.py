@@ -79,17 +79,17 @@ def flip(prefix: str, name: str) -> None:
     os.replace(fresh, link)
 
 
-def prunable(prefix: str, keep: int, also_keep: t.Iterable[str] = ()) -> list[str]:
-    """Complete releases beyond the `keep` newest, and half-installed ones; never the current one or `also_keep`."""
-    spared = {current(prefix), *also_keep}
+def prunable(prefix: str, keep: int, wanted: str) -> list[str]:
+    """Releases that go once `wanted` runs: all but it and the newest others, `keep` in all; and half-installed ones."""
     complete = installed(prefix)
-    old = complete[: max(0, len(complete) - keep)]
+    others = [n for n in complete if n != wanted]
+    old = others[: max(0, len(others) - max(keep - 1, 0))]
     try:
         entries = sorted(os.listdir(os.path.join(prefix, "releases")))
     except OSError:
         entries = []
     half = [n for n in entries if _NAME.match(n) and n not in complete]
-    return [n for n in old + half if n not in spared]
+    return old + [n for n in half if n != wanted]
 
 
 def remove(prefix: str, name: str) -> None:

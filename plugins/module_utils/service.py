@@ -4,7 +4,7 @@
 """Who runs the agent: systemd, or a supervisord of its own where no systemd runs. Both have the same face.
 
 `pid()` is the running agent's or None; `stale(started)` says why its service is not as the files define it;
-`start`, `restart`, `reload`, `remove`; `log_tail()` for error messages.
+`restart` (also from standstill), `reload`, `remove`; `log_tail()` for error messages.
 """
 
 from __future__ import annotations
@@ -100,9 +100,6 @@ class Systemd:
             return f"{self._layout['unit']} changed"
         return changed_since(started, self._layout["unit"], self._environment)
 
-    def start(self) -> None:
-        self.restart()
-
     def restart(self) -> None:
         run([*self._systemctl, "daemon-reload"])
         run([*self._systemctl, "enable", UNIT])
@@ -170,13 +167,11 @@ class Supervisor:
             return f"{self._config} changed after supervisord was started"
         return changed_since(started, os.path.join(self._layout["config_dir"], "environment"))
 
-    def start(self) -> None:
+    def restart(self) -> None:
+        # Also one whose agent is just waiting for its next start: a second supervisord would fight with it.
+        self.stop()
         os.makedirs(self._layout["run_dir"], mode=0o755, exist_ok=True)  # /run is empty after a reboot
         run([os.path.join(self._bin, "supervisord"), "--configuration", self._config])
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
 
     def reload(self) -> None:
         pid = self.pid()

@@ -221,9 +221,7 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
     if module.check_mode and options["pending"] != "none" and action in ("none", "reload"):
         action, reason = options["pending"], "earlier tasks would change its files"
     relink = release.current(prefix) != wanted
-    # The wanted release counts among those that are kept, also when check mode has not installed it.
-    keep = options["keep_releases"] - (0 if release.is_complete(prefix, wanted) else 1)
-    doomed = release.prunable(prefix, max(keep, 1), (wanted,))
+    doomed = release.prunable(prefix, options["keep_releases"], wanted)
     result: dict[str, t.Any] = {
         "action": action,
         "reason": reason,
@@ -281,8 +279,10 @@ def _carry_out(module: AnsibleModule, manager: Manager, action: str, url: str, b
     options = module.params
     version = release.version_of(options["release"])
     since = time.time()
-    if action != "none":
-        getattr(manager, action)()
+    if action == "reload":
+        manager.reload()
+    elif action != "none":
+        manager.restart()
     client = health.Client(url, options["certificate"] or "")
     known = before["config"]["reload_errors"] if before else []
     until = time.monotonic() + options["timeout"]

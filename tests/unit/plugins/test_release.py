@@ -132,17 +132,22 @@ def test_flip_does_not_replace_a_folder_of_somebody_else(tmp_path: Path) -> None
         release.flip(prefix, A)
 
 
-def test_prune_spares_the_newest_the_current_and_the_wanted(tmp_path: Path) -> None:
+def test_prune_spares_the_wanted_and_the_newest_others(tmp_path: Path) -> None:
     prefix = pretend(tmp_path, A, B, C)
     (tmp_path / "releases" / "0.9.0-dddddddddddd").mkdir()
     (tmp_path / "releases" / "not-a-release").mkdir()
     release.flip(prefix, A)
-    assert release.prunable(prefix, 1) == [B, "0.9.0-dddddddddddd"]
-    assert release.prunable(prefix, 1, (B,)) == ["0.9.0-dddddddddddd"]
-    assert release.prunable(prefix, 9) == ["0.9.0-dddddddddddd"]
-    for name in release.prunable(prefix, 1):
+    half = "0.9.0-dddddddddddd"
+    assert release.prunable(prefix, 9, A) == [half]
+    assert release.prunable(prefix, 2, A) == [B, half]
+    assert release.prunable(prefix, 1, A) == [B, C, half]
+    assert release.prunable(prefix, 3, "1.3.0-eeeeeeeeeeee") == [A, half], (
+        "one that check mode has not installed counts"
+    )
+    for name in release.prunable(prefix, 2, A):
         release.remove(prefix, name)
     assert release.installed(prefix) == [A, C]
+    assert sorted(os.listdir(tmp_path / "releases")) == [A, C, "not-a-release"]
 
 
 def test_remove_all_takes_its_own_and_nothing_else(tmp_path: Path) -> None:

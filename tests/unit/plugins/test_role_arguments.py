@@ -1,6 +1,6 @@
 # Copyright: the esnode authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the roles accept is what they have defaults for, and what the agent's configuration knows."""
+"""The role takes what the agent's configuration takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 import yaml
 from esnode.config import Config
 
@@ -19,13 +18,6 @@ ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 def read(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
-
-
-@pytest.mark.parametrize("role", [p.name for p in sorted(ROLES.iterdir())])
-def test_defaults_are_those_that_are_documented(role: str) -> None:
-    options = read(ROLES / role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    assert {name: option["default"] for name, option in options.items()} == read(ROLES / role / "defaults/main.yml")
-    assert all(name.startswith(f"{role}_") for name in options)
 
 
 def shape(kind: Any) -> dict[str, Any]:
