@@ -64,7 +64,7 @@ class Client:
             return None
 
 
-def trouble(client: Client, version: str, before: Status | None) -> list[str]:
+def trouble(client: Client, version: str, before: Status | None, allow_fewer_gpus: bool = False) -> list[str]:
     """What is not yet well: one line each, nothing when the agent is healthy.
 
     `version`: the one that must be served. `before`: the JSON of /status before the change, or None; what was well
@@ -87,8 +87,12 @@ def trouble(client: Client, version: str, before: Status | None) -> list[str]:
         now = status["collectors"].get(name)
         if now and now["state"] in ("failed", "late"):
             lines.append(f"collector {name} was ok before and is {now['state']} now: {'; '.join(now['errors'])}")
-    if before and "gpu" in status["collectors"] and len(status["gpus"]) < len(before.get("gpus", [])):
-        lines.append(f"{len(before['gpus'])} GPUs were seen before, {len(status['gpus'])} are now")
+    fewer = before and "gpu" in status["collectors"] and len(status["gpus"]) < len(before["gpus"])
+    if before and fewer and not allow_fewer_gpus:
+        lines.append(
+            f"{len(before['gpus'])} GPUs were seen before, {len(status['gpus'])} are now; if they were taken out: "
+            "esnode_agent_allow_fewer_gpus=true"
+        )
     return lines
 
 

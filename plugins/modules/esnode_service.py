@@ -55,6 +55,10 @@ options:
   certificate:
     description: Path of the certificate that the agent serves. Empty when it serves plain HTTP.
     type: path
+  allow_fewer_gpus:
+    description: Take it for healthy when the agent sees fewer GPUs than before, since some were taken out.
+    type: bool
+    default: false
   keep_releases:
     description: How many releases stay installed. Older ones are removed once the new one is healthy.
     type: int
@@ -178,6 +182,7 @@ def main() -> None:
             "config": {"type": "path"},
             "listen_address": {"type": "str"},
             "certificate": {"type": "path"},
+            "allow_fewer_gpus": {"type": "bool", "default": False},
             "keep_releases": {"type": "int", "default": 3},
             "timeout": {"type": "int", "default": 45},
             "pending": {"type": "str", "choices": ["none", "reload", "restart"], "default": "none"},
@@ -287,7 +292,7 @@ def _carry_out(module: AnsibleModule, manager: Manager, action: str, url: str, b
     known = before["config"]["reload_errors"] if before else []
     until = time.monotonic() + options["timeout"]
     while True:
-        lines = health.trouble(client, version, before)
+        lines = health.trouble(client, version, before, options["allow_fewer_gpus"])
         status = client.status()
         refused = status["config"]["reload_errors"] if status else []
         if refused and refused != known:

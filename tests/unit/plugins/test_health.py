@@ -1,0 +1,97 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What counts as a healthy agent, asked of a real HTTP server that answers as an agent would."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from ansible_collections.esnode.core.plugins.module_utils.health import Client, base_url, trouble
+
+WELL: dict[str, Any] = {
+    "version": "1.0.0",
+    "gpus": [{"name": "NVIDIA H100 80GB HBM3"}] * 8,
+    "collectors": {"cpu": {"state": "ok", "errors": []}, "gpu": {"state": "ok", "errors": []}},
+}
+
+
+class Agent:
+    def __init__(self) -> None:
+        self.status = copy.deepcopy(WELL)
+        self.codes = {"/healthz": 200, "/readyz": 200, "/status": 200}
+
+
+@pytest.fixture
+def agent() -> Iterator[tuple[Agent, Client]]:
+    one = Agent()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(one.codes[self.path])
+            self.end_headers()
+            body = json.dumps(one.status) if self.path == "/status" else "no collection has finished yet\n"
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield one, Client(f"http://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+
+
+def test_well(agent: tuple[Agent, Client]) -> None:
+    assert trouble(agent[1], "1.0.0", None) == [] == trouble(agent[1], "1.0.0", WELL)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_not_ready_says_why(agent: tuple[Agent, Client], path: str) -> None:
+    agent[0].codes[path] = 503
+    assert trouble(agent[1], "1.0.0", None) == [f"{path} answers 503: no collection has finished yet"]
+
+
+def test_nobody_listens() -> None:
+    assert "refused" in trouble(Client("http://127.0.0.1:9"), "1.0.0", None)[0]
+
+
+def test_another_version(agent: tuple[Agent, Client]) -> None:
+    assert "version 1.0.0, expected 1.0.1" in trouble(agent[1], "1.0.1", None)[0]
+
+
+def test_a_collector_that_has_not_read_yet_is_waited_for(agent: tuple[Agent, Client]) -> None:
+    agent[0].status["collectors"]["gpu"]["state"] = "starting"
+    assert trouble(agent[1], "1.0.0", None) == ["collector gpu has not read anything yet"]
+
+
+def test_a_collector_that_is_down_from_the_start_is_no_reason_to_refuse_unless_all_are(
+    agent: tuple[Agent, Client],
+) -> None:
+    agent[0].status["collectors"]["gpu"] = {"state": "failed", "errors": ["driver not loaded"]}
+    assert trouble(agent[1], "1.0.0", None) == []
+    agent[0].status["collectors"]["cpu"] = {"state": "failed", "errors": ["no /proc"]}
+    assert len(trouble(agent[1], "1.0.0", None)) == 2
+
+
+def test_what_was_well_before_must_be_well_now(agent: tuple[Agent, Client]) -> None:
+    agent[0].status["collectors"]["gpu"] = {"state": "failed", "errors": ["driver not loaded"]}
+    agent[0].status["gpus"] = WELL["gpus"][:7]
+    lines = trouble(agent[1], "1.0.0", WELL)
+    assert lines[0] == "collector gpu was ok before and is failed now: driver not loaded"
+    assert lines[1].startswith("8 GPUs were seen before, 7 are now")
+    assert trouble(agent[1], "1.0.0", WELL, allow_fewer_gpus=True) == lines[:1]
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [("0.0.0.0:9100", "https://127.0.0.1:9100"), (":9100", "https://127.0.0.1:9100"), ("[::]:1", "https://[::1]:1"),
+     ("10.0.0.1:9100", "https://10.0.0.1:9100")],
+)  # fmt: skip
+def test_where_an_agent_answers(listen: str, url: str) -> None:
+    assert base_url(listen, tls=True) == url
