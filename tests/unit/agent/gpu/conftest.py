@@ -33,15 +33,18 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., nvmlsim.Simulator]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., nvmlsim.Simulator]]:
     """Make the machine that NVML shows in this process: `machine("h100:8", load="training")`."""
+    made: list[nvmlsim.Simulator] = []
 
     def make(gpus: str = "h100:1", **options: object) -> nvmlsim.Simulator:
-        sim = nvmlsim.Simulator(tmp_path / "nvml.state", gpus, **options)  # type: ignore[arg-type]
-        monkeypatch.setenv("NVMLSIM_STATE", str(sim.path))
-        return sim
+        made.append(nvmlsim.Simulator(tmp_path / "nvml.state", gpus, **options))  # type: ignore[arg-type]
+        monkeypatch.setenv("NVMLSIM_STATE", str(made[-1].path))
+        return made[-1]
 
-    return make
+    yield make
+    for sim in made:
+        sim("clear", "faults")  # a call that still hangs would keep NVML open
 
 
 @pytest.fixture

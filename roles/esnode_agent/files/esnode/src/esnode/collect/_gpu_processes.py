@@ -27,7 +27,7 @@ _ID = re.compile(r"[0-9a-f]{64}")
 _POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})")
 _JOB = re.compile(r"/job_(\d+)(?:/|$)")
 _UNIT = re.compile(r"[^/]+\.(?:service|scope|socket|mount|slice)")
-_LXC = re.compile(r"/(?:lxc|lxc\.payload)[./]([^/]+)")
+_LXC = re.compile(r"/(?:lxc\.payload|lxc)[./]([^/]+)")
 
 
 class Processes:

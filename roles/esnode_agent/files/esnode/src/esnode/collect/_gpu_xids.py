@@ -75,7 +75,9 @@ class Xids:
         with self._lock:
             for known in self._gpus.values():
                 known.present = False
-            self._gpus.update({gpu.uuid: gpu for gpu in gpus})
+            for gpu in gpus:
+                gpu.present = True
+                self._gpus[gpu.uuid] = gpu
 
     def known(self) -> list[Gpu]:
         """Every GPU that was there once."""

@@ -161,6 +161,7 @@ class Session:
         """Take part; every user ends with `part`."""
         with self._idle:
             self._users += 1
+            self._idle.notify_all()
 
     def part(self) -> None:
         """End the part of one user; the last one shuts NVML down, on a thread of its own since that may hang."""
@@ -172,12 +173,11 @@ class Session:
 
     def _shutdown_unused(self) -> None:
         with self._idle:
+            self._idle.wait_for(lambda: self._users or not self._inside)  # a call that hangs may hang for ever
             if self._users:
                 return
-        try:
+        with contextlib.suppress(Busy):
             self.close(self.generation)
-        except Busy:
-            return  # a call hangs: the process ends with it or it ends with the process
 
     def open(self) -> int:
         """Initialise NVML unless it is; the generation. May hang as long as the driver does; raises NVMLError."""

@@ -242,8 +242,9 @@ class Gpu:
         while len(self._parts) > machine.count:
             self._parts.pop().close()
         while len(self._parts) < machine.count:
-            patience_s = max(self._settings.part_deadline_s, _PATIENCE_S)
-            self._parts.append(Part(Slot(len(self._parts), self._processes), patience_s, pcie=self._pcie))
+            slot = Slot(len(self._parts), self._processes)
+            patience_s = _PATIENCE_S if self._settings.part_deadline_s < _PATIENCE_S else 0.0
+            self._parts.append(Part(slot, patience_s, pcie=self._pcie))
         for part in self._parts:
             part.slot.driver, part.slot.cuda = machine.driver, machine.cuda
             if moved:
