@@ -9,6 +9,7 @@ beside a dead GPU can hang, and without persistence mode it would throw away the
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ RESTART_S = 30.0
 """How often NVML is initialised anew while no GPU answers."""
 _PATIENCE_S = 0.5
 """At intervals below a second a reading that takes longer than the tick is not yet a hung GPU."""
+_HEAD_START_S = 0.002
+"""Threads that read at the same time fight for the interpreter, which costs twice the CPU time. So each GPU gets this
+long for itself; a driver that takes longer is waited for by all of them together."""
 
 _HUNG = (
     "the driver does not answer: look for NVRM and Xid lines in the kernel log; if it stays, drain the node and reset"
@@ -70,10 +74,12 @@ class Part:
             self.pcie = Aside(f"gpu-pcie-{slot.index}", rates.read, every_s=rates.EVERY_S, patience_s=rates.PATIENCE_S)
 
     def start(self) -> None:
-        """Begin a reading, unless the one before still hangs."""
-        self.main.start()
+        """Begin a reading, unless the one before still hangs, and give it a head start before the next GPU's."""
         if self.pcie is not None:
             self.pcie.start()
+        self.main.start()
+        with contextlib.suppress(Exception):  # what it is comes out in `add`
+            self.main.get(time.monotonic() + _HEAD_START_S)
 
     def add(self, reading: Reading, until: float) -> dict[str, Any]:
         """Add what the GPU answers until then (monotonic seconds); its entry in `/status`."""
