@@ -242,7 +242,10 @@ GPU_ENCODER_UTILIZATION = _gauge("esnode_gpu_encoder_utilization_percent", "%", 
 GPU_DECODER_UTILIZATION = _gauge("esnode_gpu_decoder_utilization_percent", "%", _GPU, "Use of the video decoder.")
 GPU_MEMORY_TOTAL = _gauge("esnode_gpu_memory_total_bytes", "bytes", _GPU, "Frame buffer memory.")
 GPU_MEMORY_USED = _gauge(
-    "esnode_gpu_memory_used_bytes", "bytes", _GPU, "Frame buffer in use, without the reserved part."
+    "esnode_gpu_memory_used_bytes",
+    "bytes",
+    _GPU,
+    "Frame buffer in use, without the reserved part; drivers before 510 tell it with the reserved part.",
 )
 GPU_MEMORY_RESERVED = _gauge(
     "esnode_gpu_memory_reserved_bytes", "bytes", _GPU, "Frame buffer that the driver reserves."
@@ -256,7 +259,7 @@ GPU_TEMPERATURE_MARGIN = _gauge(
     "esnode_gpu_temperature_margin_celsius", "degC", _GPU, "Degrees left until the GPU slows down (T.Limit)."
 )
 GPU_TEMPERATURE_THRESHOLD = _gauge(
-    "esnode_gpu_temperature_threshold_celsius", "degC", f"{_GPU} threshold", "Temperature thresholds, absolute."
+    "esnode_gpu_temperature_threshold_celsius", "degC", f"{_GPU} threshold", "Absolute thresholds; T.Limit boards have none."
 )
 GPU_FAN_SPEED = _gauge("esnode_gpu_fan_speed_percent", "%", f"{_GPU} fan", "Intended speed of each fan.")
 GPU_POWER = _gauge("esnode_gpu_power_watts", "W", _GPU, "Power draw.")
@@ -319,7 +322,7 @@ GPU_NVLINK_UP = _gauge("esnode_gpu_nvlink_up", "0/1", f"{_GPU} link", "1 if the 
 GPU_NVLINK_ERRORS = _counter("esnode_gpu_nvlink_errors_total", "count", f"{_GPU} link kind", "NVLink errors by kind.")
 GPU_NVLINK_RECEIVE = _counter("esnode_gpu_nvlink_receive_bytes_total", "bytes", f"{_GPU} link", "Data bytes received.")
 GPU_NVLINK_TRANSMIT = _counter("esnode_gpu_nvlink_transmit_bytes_total", "bytes", f"{_GPU} link", "Data bytes sent.")
-GPU_PROCESSES = _gauge("esnode_gpu_processes", "count", f"{_GPU} type", "Processes on the GPU: compute or graphics.")
+GPU_PROCESSES = _gauge("esnode_gpu_processes", "count", f"{_GPU} type", "Processes: compute, graphics or mps.")
 GPU_PROCESS_MEMORY = _gauge(
     "esnode_gpu_process_memory_bytes",
     "bytes",
