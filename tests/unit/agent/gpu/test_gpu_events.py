@@ -63,6 +63,26 @@ def xid_line(sim: nvmlsim.Simulator, index: int, xid: int) -> str:
     return f"NVRM: Xid (PCI:{pci}): {xid}, pid=4711, name=python3, Ch 00000008"
 
 
+def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The timeouts of all waits for an event from now on."""
+    waits: list[int] = []
+    take = _gpu_event_set.EventSet._take
+
+    def counted(self: Any, timeout_ms: int) -> int:
+        waits.append(timeout_ms)
+        return take(self, timeout_ms)
+
+    monkeypatch.setattr(_gpu_event_set.EventSet, "_take", counted)
+    return waits
+
+
+def assert_no_busy_loop(waits: list[int]) -> None:
+    """Every wait takes 50 ms or is followed by a pause of 50 ms; a rebuilt set adds a look at the old one."""
+    before, started = len(waits), time.monotonic()
+    time.sleep(0.5)
+    assert len(waits) - before < 4 + 3 * (time.monotonic() - started) / 0.05
+
+
 def test_no_error_no_series(machine: Machine, events: Events, until: Any) -> None:
     machine("h100:2")
     one = events()
@@ -147,15 +167,7 @@ def test_a_lost_gpu_neither_stops_the_others_nor_makes_a_busy_loop(
     machine: Machine, events: Events, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sim = machine("h100:3")
-    waits = 0
-    take = _gpu_event_set.EventSet._take
-
-    def counted(self: Any, timeout_ms: int) -> int:
-        nonlocal waits
-        waits += 1
-        return take(self, timeout_ms)
-
-    monkeypatch.setattr(_gpu_event_set.EventSet, "_take", counted)
+    waits = count_waits(monkeypatch)
     one = events()
     ready(one, until, 3)
     sim("inject", "xid", 1, 79, "--lose")
@@ -163,9 +175,7 @@ def test_a_lost_gpu_neither_stops_the_others_nor_makes_a_busy_loop(
     assert counts(one) == {("1", "79"): 1}  # it stays: it says why the GPU is lost
     sim("inject", "xid", 2, 31)
     until(lambda: counts(one) == {("1", "79"): 1, ("2", "31"): 1})
-    before, started = waits, time.monotonic()
-    time.sleep(0.5)
-    assert waits - before < 4 + 3 * (time.monotonic() - started) / 0.05
+    assert_no_busy_loop(waits)
     sim("restore", 1)
     ready(one, until, 3)
     sim("inject", "xid", 1, 43)
@@ -253,6 +263,21 @@ def test_a_driver_without_event_support(machine: Machine, events: Events, until:
     ready(one, until, 1)
     assert one.collect().errors == []
     assert one.collect().detail["event_gpus"] == [sim.gpu(1)["uuid"]]
+
+
+@pytest.mark.parametrize("code", [2, 3, 10, 15, 999])
+def test_whatever_the_wait_answers_there_is_no_busy_loop(
+    machine: Machine, events: Events, until: Any, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    sim = machine("h100:2")
+    waits = count_waits(monkeypatch)
+    one = events()
+    ready(one, until, 2)
+    sim("fail", "nvmlEventSetWait", code)
+    assert_no_busy_loop(waits)
+    sim("clear", "faults")
+    sim("inject", "xid", 0, 31)
+    until(lambda: counts(one) == {("0", "31"): 1})
 
 
 @pytest.mark.parametrize("function", ["nvmlEventSetCreate", "nvmlEventSetWait", "nvmlDeviceGetCount"])

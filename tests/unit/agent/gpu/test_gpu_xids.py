@@ -77,10 +77,12 @@ def test_however_the_streams_interleave_each_error_counts_once(
     xids.begin("nvml")
     xids.begin("kernel")
     waiting = {"nvml": list(happened), "kernel": list(happened)}
+    news: Counter[tuple[str, int]] = Counter()
     while left := [stream for stream, told in waiting.items() if told]:
         stream = data.draw(st.sampled_from(left))
         uuid, xid = waiting[stream].pop(0)
-        xids.count(stream, uuid, xid, 1.0)
+        news[uuid, xid] += xids.count(stream, uuid, xid, 1.0)
+        assert _counts(xids) == news  # at no time more than was news, and never less than before
     assert _counts(xids) == Counter(happened)
 
 

@@ -242,9 +242,14 @@ class EventSet:
             self._by_handle[_nvml.address(handle)] = gpu
 
     def _wait(self) -> float:
+        started = time.monotonic()
         code = self._take(WAIT_MS)
-        if code in (_nvml.SUCCESS, _nvml.TIMEOUT):
+        if code == _nvml.SUCCESS:
             return 0.0
+        if code == _nvml.TIMEOUT:
+            # NVML may return early; if it does not wait at all the pause does
+            left_s = WAIT_MS / 1000 - (time.monotonic() - started)
+            return left_s if left_s > WAIT_MS / 2000 else 0.0
         if code == _nvml.GPU_IS_LOST:
             self._rebuild_wanted = True
             return PAUSE_S  # a driver that says so of the new set too must not make this a busy loop
