@@ -4,12 +4,11 @@
 
 ENVIRONMENT is one of tools/env.py that holds ansible-core. All that ansible-test writes stays in build/sanity: it gets
 a home of its own, with the interpreters that tools/env.py finds. It would fetch get-pip.py from a server of its own;
-Python's bundled pip does the same, so a machine that reaches only a package index is enough.
+in its place uv installs that version of pip, so a machine that reaches only a package index is enough.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,21 +16,18 @@ import sys
 import tarfile
 from pathlib import Path
 
-from env import ROOT, SUPPORTED, environment, interpreter
+from env import ROOT, SUPPORTED, environment, interpreter, uv, uv_environment
 
 HOME = ROOT / "build/sanity/home"
 PYTHONS = ROOT / "build/sanity/pythons"
-GET_PIP = '''\
-"""Stands in for get-pip.py: pip as this Python bundles it, brought to the version that ansible-test asks for."""
+GET_PIP = """\
 import os
 import subprocess
 import sys
 
-wanted = [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]
-environment = {name: value for name, value in os.environ.items() if name != "GET_PIP"}
-subprocess.check_call([sys.executable, "-m", "ensurepip", "--default-pip"], stdout=subprocess.DEVNULL, env=environment)
-subprocess.check_call([sys.executable, "-m", "pip", "install", *wanted], env=environment)
-'''
+packages = [word for word in sys.argv[1:] if not word.startswith("-")]
+subprocess.check_call([{uv!r}, "pip", "install", "--quiet", "--python", sys.executable, *packages], env={{**os.environ, **{env!r}}})
+"""
 
 
 def unpack(tarball: Path, name: str) -> Path:
@@ -47,11 +43,14 @@ def unpack(tarball: Path, name: str) -> Path:
 
 
 def prepare_home(ansible_test: Path) -> None:
+    # ansible-test hands its children few variables, so what uv needs is written down.
+    names = ("UV_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+    env = {name: value for name, value in uv_environment().items() if name.upper().startswith(names)}
     requirements = (ansible_test / "_internal/python_requirements.py").read_text()
     cache = HOME / ".ansible/test/cache"
     cache.mkdir(parents=True, exist_ok=True)
     for version in re.findall(r"\bpip='([\d.]+)'", requirements):
-        (cache / f"get_pip_{version.replace('.', '_')}.py").write_text(GET_PIP)
+        (cache / f"get_pip_{version.replace('.', '_')}.py").write_text(GET_PIP.format(uv=str(uv()), env=env))
 
 
 def link_pythons() -> None:
@@ -69,7 +68,7 @@ def main(name: str, version: str, arguments: list[str]) -> int:
     prepare_home(venv / f"lib/python{version}/site-packages/ansible_test")
     link_pythons()
     collection = unpack(ROOT / "build/dist/esnode-core-1.0.0.tar.gz", f"{name}-{version}")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PYTHON"))}
+    inherited = {key: value for key, value in uv_environment().items() if not key.startswith(("ANSIBLE_", "PYTHON"))}
     env = {
         **inherited,
         "HOME": str(HOME),

@@ -1,0 +1,231 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run the project's checks: tools/check.py [all | quick | lint | NAME ...]    (--list names them)
+
+Each check runs in an environment of tools/env.py and leaves build/logs/NAME.log. All of them run, whatever fails; those
+that failed the last time come first. What is skipped is said with its reason, and the last line counts everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from env import ROOT, SUPPORTED, Missing, environment, interpreter, newest
+
+LOGS = ROOT / "build/logs"
+FAILED_LAST = LOGS / "failed.json"
+AGENT_SOURCE = "roles/esnode_agent/files/esnode/src/esnode"
+# mypy and the linter of playbooks see the collection under its full name.
+COLLECTION = "collections/ansible_collections/esnode/core"
+OLDEST_CORE = ("3.10", "3.11", "3.12")  # the Pythons on which ansible-core 2.16 runs
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    kind: str  # lint, quick or full
+    environment: str  # of tools/env.py
+    command: tuple[str, ...]  # its first word is looked up in the environment
+    python: str | None = None  # a version; None is the newest
+    needs: tuple[str, ...] = ()  # paths: nothing to check without one of them
+
+    @property
+    def pytest(self) -> bool:
+        return self.command[0] == "pytest"
+
+
+@dataclass
+class Outcome:
+    state: str  # ok, FAILED or skipped
+    note: str = ""
+    seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    skips: Counter[str] = field(default_factory=Counter)
+
+
+def lint() -> Iterator[Check]:
+    yield Check("ruff", "lint", "lint", ("ruff", "check"))
+    yield Check("ruff-format", "lint", "lint", ("ruff", "format", "--check", "--output-format", "concise"))
+    yield Check("mypy-agent", "lint", "lint", ("mypy", AGENT_SOURCE), needs=(AGENT_SOURCE,))
+    yield Check("mypy-tools", "lint", "lint", ("mypy", "tools"))
+    plugins = f"{COLLECTION}/plugins"
+    yield Check("mypy-plugins", "lint", "lint", ("mypy", plugins), needs=("plugins",))
+    yield Check("yamllint", "lint", "lint", ("yamllint", "--strict", "."))
+    scripts = tuple(str(path) for path in (".ci/run", "tools/py") if (ROOT / path).exists())
+    yield Check("shellcheck", "lint", "lint", ("shellcheck", *scripts))
+    yield Check("changelog", "lint", "lint", ("antsibull-changelog", "lint"))
+    yield Check("docs", "lint", "lint", ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "."))
+    yield Check("ansible-lint", "lint", "lint", ("ansible-lint",))
+
+
+def tests() -> Iterator[Check]:
+    version, _ = newest()
+    unit = ("pytest", "-n", "2", "tests/unit")
+    yield Check(f"unit-{version}", "quick", "test", unit, version, ("tests/unit",))
+    yield Check(
+        "simulator-quick", "quick", "test", ("pytest", "-m", "not slow", "tests/nvmlsim"), needs=("tests/nvmlsim",)
+    )
+    for other in SUPPORTED:
+        if other != version:
+            yield Check(f"unit-{other}", "full", "test", unit, other, ("tests/unit",))
+    for oldest in OLDEST_CORE:
+        name, paths = f"unit-core2.16-{oldest}", ("tests/unit/plugins", "tests/unit/roles")
+        there = tuple(path for path in paths if (ROOT / path).is_dir())
+        yield Check(name, "full", "test-core216", ("pytest", "-n", "2", *there), oldest, paths)
+    yield Check("simulator-slow", "full", "test", ("pytest", "-m", "slow", "tests/nvmlsim"), needs=("tests/nvmlsim",))
+    yield Check("integration", "full", "test", ("pytest", "tests/integration"), needs=("tests/integration",))
+    yield Check("e2e", "full", "test", ("pytest", "tests/e2e"), needs=("tests/e2e",))
+
+
+def release() -> Iterator[Check]:
+    """Checks of the tarball."""
+    build = ("ansible-galaxy", "collection", "build", "--force", "--output-path", "build/dist")
+    yield Check("build", "quick", "deploy", build)
+    yield Check("execution-environment", "full", "lint", ("python", "tools/execution_environment.py"))
+    yield Check("importer", "full", "importer", ("python", "tools/importer.py"))
+    yield Check(
+        "sanity-core2.16", "full", "test-core216", ("python", "tools/sanity.py", "test-core216", "3.11"), "3.11"
+    )
+    # 3.12 and 3.13 take the same ansible-core.
+    for version in ("3.10", "3.11", "3.13" if interpreter("3.13") else "3.12"):
+        command = ("python", "tools/sanity.py", "test", version)
+        yield Check(f"sanity-newest-{version}", "full", "test", command, version)
+
+
+def checks() -> list[Check]:
+    return [*lint(), *tests(), *release()]
+
+
+def junit(path: Path) -> tuple[Counter[str], Counter[str]]:
+    """What a run of pytest counted, and the reasons of what it skipped."""
+    counts: Counter[str] = Counter()
+    skips: Counter[str] = Counter()
+    for case in ET.parse(path).iter("testcase"):
+        if (skipped := case.find("skipped")) is not None:
+            counts["skipped"] += 1
+            skips[f"{case.get('classname')}: {skipped.get('message')}"] += 1
+        elif case.find("failure") is not None or case.find("error") is not None:
+            counts["failed"] += 1
+        else:
+            counts["passed"] += 1
+    return counts, skips
+
+
+def run_logged(venv: Path, command: list[str], log: Path, live: bool) -> int:
+    """Run with the output in a file, and on the screen as it comes when `live`."""
+    # Ansible keeps its caches in build/, too.
+    own = {"PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "ANSIBLE_HOME": str(ROOT / "build/ansible"), "NO_COLOR": "1"}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [str(venv / "bin" / command[0]), *command[1:]],
+            cwd=ROOT,
+            env={**os.environ, **own},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdout
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            file.write(chunk)
+            if live:
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.flush()
+        return process.wait()
+
+
+def run(check: Check) -> Outcome:
+    if check.needs and not any((ROOT / path).exists() for path in check.needs):
+        return Outcome("skipped", f"there is no {' or '.join(check.needs)}")
+    if check.python and not interpreter(check.python):
+        return Outcome("skipped", f"Python {check.python} is not on this machine")
+    began = time.monotonic()
+    try:
+        venv = environment(check.environment, check.python)
+    except Missing as missing:
+        return Outcome("FAILED", str(missing), counts=Counter(failed=1))
+    log, xml = LOGS / f"{check.name}.log", LOGS / f"{check.name}.xml"
+    xml.unlink(missing_ok=True)
+    more = ["-q", f"--junitxml={xml}"] if check.pytest else []
+    code = run_logged(venv, [*check.command, *more], log, live=check.pytest)
+    seconds = time.monotonic() - began
+    counts, skips = junit(xml) if xml.exists() else (Counter(), Counter())
+    if check.pytest and code == 5 and not counts:
+        return Outcome("skipped", "no test was collected", seconds)
+    if not check.pytest or (code and not counts["failed"]):
+        counts["failed" if code else "passed"] += 1
+    if code and not check.pytest:
+        sys.stdout.write(log.read_text(errors="replace"))
+    return Outcome("FAILED" if code else "ok", f"build/logs/{log.name}" if code else "", seconds, counts, skips)
+
+
+def chosen(words: list[str]) -> list[Check]:
+    kinds: dict[str, Callable[[Check], bool]] = {
+        "all": lambda check: True,
+        "quick": lambda check: check.kind in ("lint", "quick"),
+        "lint": lambda check: check.kind == "lint",
+    }
+    found: list[Check] = []
+    for word in words:
+        named = [
+            check for check in checks() if (kinds.get(word) or (lambda check, word=word: check.name == word))(check)
+        ]
+        if not named:
+            raise Missing(
+                f"There is no check {word!r}. There are: all, quick, lint, {', '.join(c.name for c in checks())}"
+            )
+        found += [check for check in named if check not in found]
+    return found
+
+
+def summary(outcomes: dict[str, Outcome]) -> None:
+    total: Counter[str] = Counter()
+    print("\n== summary")
+    for name, outcome in outcomes.items():
+        counted = ", ".join(
+            f"{outcome.counts[key]} {key}" for key in ("passed", "failed", "skipped") if outcome.counts[key]
+        )
+        print(f"{outcome.state:<8}{name:<26}{outcome.seconds:7.1f} s  {counted}{'  ' if counted else ''}{outcome.note}")
+        total += outcome.counts
+        total["skipped"] += outcome.state == "skipped"
+    reasons = Counter(f"{reason}" for outcome in outcomes.values() for reason in outcome.skips.elements())
+    for reason, times in reasons.items():
+        print(f"skipped {times} x {reason}")
+    print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped", flush=True)
+
+
+def main(words: list[str]) -> int:
+    if words == ["--list"]:
+        print("\n".join(f"{check.kind:<6}{check.name}" for check in checks()))
+        return 0
+    try:
+        todo = chosen(words or ["all"])
+    except Missing as missing:
+        print(missing, file=sys.stderr)
+        return 2
+    LOGS.mkdir(parents=True, exist_ok=True)
+    failed_last = set(json.loads(FAILED_LAST.read_text())) if FAILED_LAST.exists() else set()
+    todo.sort(key=lambda check: check.name not in failed_last)
+    outcomes: dict[str, Outcome] = {}
+    width = shutil.get_terminal_size((100, 20)).columns
+    for number, check in enumerate(todo, 1):
+        print(f"\n== {number}/{len(todo)} {check.name}: {' '.join(check.command)}"[: width * 2], flush=True)
+        outcome = outcomes[check.name] = run(check)
+        print(f"-- {check.name}: {outcome.state} {outcome.note} ({outcome.seconds:.1f} s)", flush=True)
+        failing = (failed_last - set(outcomes)) | {name for name, done in outcomes.items() if done.state == "FAILED"}
+        FAILED_LAST.write_text(json.dumps(sorted(failing)))
+    summary(outcomes)
+    return int(any(outcome.state == "FAILED" for outcome in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
