@@ -183,7 +183,9 @@ def test_ecc_off_has_modes_but_no_counts(machine: Machine, collector: Collector)
     assert not [k for k in values if k[0] == "gpu_ecc_errors_total"]
 
 
-def test_pcie_rates_are_read_when_wanted(machine: Machine, collector: Collector, until: Any) -> None:
+def test_pcie_rates_are_read_when_wanted(
+    machine: Machine, collector: Collector, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sim = machine("h100:1", load="0.5")
     sim.advance(10)
     one = collector(gpu_pcie_throughput=True)
@@ -201,3 +203,9 @@ def test_pcie_rates_are_read_when_wanted(machine: Machine, collector: Collector,
     for way, field in (("transmit", "tx"), ("receive", "rx")):
         rate = (after[f"pcie_{field}_bytes"] - before[f"pcie_{field}_bytes"]) / 10
         assert got[f"gpu_pcie_{way}_bytes_per_second",] == pytest.approx(rate, rel=0.02)
+    sim("fail", "nvmlDeviceGetPcieThroughput", 999)
+    monkeypatch.setattr(one._parts[0].pcie, "_every_s", 0.0)
+    monkeypatch.setattr(one._parts[0].pcie, "_due", 0.0)
+    until(lambda: one.collect().errors)
+    assert "nvmlDeviceGetPcieThroughput" in one.collect().errors[0]
+    assert not [k for k in rates() if k[0].endswith("per_second")]

@@ -259,7 +259,10 @@ GPU_TEMPERATURE_MARGIN = _gauge(
     "esnode_gpu_temperature_margin_celsius", "degC", _GPU, "Degrees left until the GPU slows down (T.Limit)."
 )
 GPU_TEMPERATURE_THRESHOLD = _gauge(
-    "esnode_gpu_temperature_threshold_celsius", "degC", f"{_GPU} threshold", "Absolute thresholds; T.Limit boards have none."
+    "esnode_gpu_temperature_threshold_celsius",
+    "degC",
+    f"{_GPU} threshold",
+    "Absolute thresholds; T.Limit boards have none.",
 )
 GPU_FAN_SPEED = _gauge("esnode_gpu_fan_speed_percent", "%", f"{_GPU} fan", "Intended speed of each fan.")
 GPU_POWER = _gauge("esnode_gpu_power_watts", "W", _GPU, "Power draw.")

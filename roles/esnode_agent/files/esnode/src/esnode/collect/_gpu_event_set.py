@@ -52,6 +52,8 @@ SCAN_S = 10.0
 SCAN_WAIT_S = 2.0
 """How long the first events wait until all GPUs are registered."""
 PAUSE_S = 1.0
+FAILED_S = 5.0
+ABSENT_S = 30.0
 _CLOCK_EVENTS_PER_S = 50
 """More clock changes than this and they are waited for no more: each wakes the thread."""
 
@@ -105,44 +107,62 @@ class EventSet:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            pause_s = PAUSE_S
-            try:
-                generation = _nvml.SESSION.open()
-                pause_s = self._listen(generation)
-                self.error = self.not_present = None
-            except _nvml.Closed:
-                pause_s = 0.1
-            except _nvml.Busy:
-                self.error = "NVML must be started again but a call on it hangs"
-            except _nvml.NVMLError as error:
-                pause_s = self._failed(error)
-            except Exception as error:
-                log.exception("waiting for GPU events failed; it goes on")
-                self.error = f"{type(error).__name__}: {error}"
+            pause_s = self._turn()
             self._ready.set()
             if pause_s:
                 self._stop.wait(pause_s)
         self._end()
 
-    def _failed(self, error: Exception) -> float:
-        """Note why nothing can be read and return the seconds until the next attempt."""
+    def _turn(self) -> float:
+        """Wait for events once; the seconds to pause."""
+        try:
+            generation = _nvml.SESSION.open()
+        except _nvml.NVMLError as error:
+            return self._not_started(error)
+        except Exception as error:
+            return self._unexpected(error)
+        try:
+            pause_s = self._listen(generation)
+        except _nvml.Closed:
+            return 0.1
+        except _nvml.NVMLError as error:
+            return self._failed(error)
+        except Exception as error:
+            return self._unexpected(error)
+        self.error = self.not_present = None
+        return pause_s
+
+    def _unexpected(self, error: Exception) -> float:
+        log.exception("waiting for GPU events failed; it goes on", exc_info=error)
+        self.error = f"GPU events cannot be waited for: {type(error).__name__}: {error}"
+        return FAILED_S
+
+    def _not_started(self, error: Exception) -> float:
+        """NVML does not start: note why and return the seconds until the next attempt."""
         self._xids.end("nvml")
-        code = _nvml.code_of(error)
-        if code in _nvml.CLOSED and self._generation and self._generation == _nvml.SESSION.generation:
-            generation, self._generation, self._set = self._generation, 0, None
-            self._registered, self._by_handle = {}, {}
-            try:
-                _nvml.SESSION.close(generation)  # the driver was reloaded
-            except _nvml.Busy:
-                pass
-            else:
-                return 0.0
         try:
             self.error, self.not_present = _nvml.start_trouble(error, self._roots, seen=self._seen), None
         except NotPresent as absent:
             self.error, self.not_present = None, str(absent)
-            return 30.0
-        return 5.0
+            return ABSENT_S
+        return FAILED_S
+
+    def _failed(self, error: Exception) -> float:
+        """A call has failed: start NVML or the set anew where that helps; the seconds until the next attempt."""
+        code = _nvml.code_of(error)
+        generation = self._generation
+        if code in _nvml.CLOSED:
+            self._generation, self._registered = 0, {}
+            try:
+                _nvml.SESSION.close(generation)  # the driver was reloaded
+            except _nvml.Busy:
+                self.error = "NVML must be started again, since the driver was reloaded, but a call on it hangs"
+                return FAILED_S
+            return 0.1
+        if code == _nvml.INVALID_ARGUMENT:  # NVML does not know the set any more
+            self._generation = 0
+        self.error = f"GPU events cannot be waited for: {_nvml.meaning(code)}"
+        return FAILED_S
 
     def _listen(self, generation: int) -> float:
         """Wait once, and before that see to it that the set is right; the seconds to pause."""

@@ -96,7 +96,7 @@ class Slot:
         self.facts["name"] = device.name
         if self._not_supported[0] != len(samples):
             self._not_supported = (len(samples), device.not_supported(samples))
-        return Answer("ok", samples, self._sentences(trouble), self._not_supported[1])
+        return Answer("ok", samples, self.sentences(trouble), self._not_supported[1])
 
     def _found(self, generation: int, now: float) -> Device:
         """The device at the index: the known one or, when it is time to look or there is none, who is there now."""
@@ -131,7 +131,8 @@ class Slot:
         self._broken = Answer(state, errors=errors)
         return self._broken
 
-    def _sentences(self, trouble: Trouble) -> list[str]:
+    def sentences(self, trouble: Trouble) -> list[str]:
+        """What could not be read, one sentence a code."""
         return [f"{self.label}: {_shown(asked)}: {_nvml.meaning(code)}" for code, asked in sorted(trouble.items())]
 
 
@@ -152,18 +153,18 @@ class PcieThroughput:
         self._of: Device | None = None
         self._queries: list[Query] = []
 
-    def read(self) -> Samples:
+    def read(self) -> Answer:
         """The two rates, bytes/s; none while the GPU is not read either."""
         samples: Samples = {}
         trouble: Trouble = {}
         try:
             generation = _nvml.SESSION.enter()
         except _nvml.Closed:
-            return samples
+            return Answer("ok")
         try:
             device = self._slot.device
             if device is None or generation != self._slot.generation:
-                return samples
+                return Answer("ok")
             if device is not self._of:
                 self._of = device
                 self._queries = [
@@ -179,4 +180,4 @@ class PcieThroughput:
                 query.read(samples, trouble, time.monotonic())
         finally:
             _nvml.SESSION.leave()
-        return samples
+        return Answer("ok", samples, self._slot.sentences(trouble))

@@ -19,7 +19,7 @@ from esnode.collect._aside import Aside
 from esnode.collect._gpu_pci import display_devices
 from esnode.collect._gpu_processes import Processes
 from esnode.collect._gpu_slot import Answer, PcieThroughput, Slot
-from esnode.snapshot import Reading, Samples
+from esnode.snapshot import Reading
 from esnode.worker import Call, Late, Worker
 
 LOOK_S = 10.0
@@ -68,7 +68,7 @@ class Part:
     def __init__(self, slot: Slot, patience_s: float, *, pcie: bool) -> None:
         self.slot = slot
         self.main: Aside[Answer] = Aside(f"gpu-{slot.index}", slot.read, patience_s=patience_s)
-        self.pcie: Aside[Samples] | None = None
+        self.pcie: Aside[Answer] | None = None
         if pcie:
             rates = PcieThroughput(slot)
             self.pcie = Aside(f"gpu-pcie-{slot.index}", rates.read, every_s=rates.EVERY_S, patience_s=rates.PATIENCE_S)
@@ -101,9 +101,13 @@ class Part:
         reading.errors += answer.errors
         if self.pcie is not None and answer.state == "ok":
             try:
-                reading.samples.update(self.pcie.get(0.0) or {})
+                rates = self.pcie.get(0.0)
             except Late:
                 reading.errors.append(f"{slot.label}: nvmlDeviceGetPcieThroughput: {_HUNG}")
+            else:
+                if rates is not None:
+                    reading.samples.update(rates.samples)
+                    reading.errors += rates.errors
         error_text = answer.errors[0] if answer.errors else None
         return {**slot.facts, "state": answer.state, "error": error_text, "not_supported": answer.not_supported}
 
