@@ -5,12 +5,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.esnode.core.plugins.module_utils import host
 from ansible_collections.esnode.core.plugins.plugin_utils import bundle
 from ansible_collections.esnode.core.plugins.plugin_utils.bundle import BundleError, Source
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    from tomllib import loads as parse_toml
+else:
+    from tomli import loads as parse_toml
 
 SHIPPED = Path(__file__).resolve().parents[3] / "roles" / "esnode_agent" / "files"
 
@@ -58,6 +68,17 @@ def test_every_requirement_is_locked_by_hash() -> None:
         for index, line in enumerate(lines):
             if not line.startswith(" "):
                 assert "==" in line and "--hash=sha256:" in lines[index + 1], f"{lock.name}: {line}"
+
+
+@pytest.mark.parametrize("python", host.PYTHONS)
+def test_the_locks_hold_what_the_agent_asks_for(python: str) -> None:
+    project = parse_toml((SHIPPED / "esnode/pyproject.toml").read_text())["project"]
+    asked = [Requirement(r) for r in project["dependencies"] + project["optional-dependencies"]["release"]]
+    lock = (SHIPPED / "requirements" / f"cp{python.replace('.', '')}.txt").read_text()
+    locked = {canonicalize_name(n): v for n, v in re.findall(r"^([A-Za-z0-9._-]+)==([^ ]+)", lock, re.MULTILINE)}
+    for one in asked:
+        if one.marker is None or one.marker.evaluate({"python_version": python}):
+            assert one.specifier.contains(locked[canonicalize_name(one.name)]), f"{one}: run make release-lock"
 
 
 def _ensure(folder: Path, cache: Path) -> None:
