@@ -16,7 +16,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,10 +60,14 @@ def lint() -> Iterator[Check]:
     yield Check("mypy-tools", "lint", "lint", ("mypy", "tools"))
     plugins = f"{COLLECTION}/plugins"
     yield Check("mypy-plugins", "lint", "lint", ("mypy", plugins), needs=("plugins",))
+    # Tests are checked, too; only what pytest hands to a test need not be typed.
+    untyped = ("--allow-untyped-defs", "--allow-incomplete-defs", "--allow-untyped-calls")
+    yield Check("mypy-tests", "lint", "lint", ("mypy", *untyped, "tests"))
     yield Check("yamllint", "lint", "lint", ("yamllint", "--strict", "."))
-    scripts = tuple(str(path) for path in (".ci/run", "tools/py") if (ROOT / path).exists())
-    yield Check("shellcheck", "lint", "lint", ("shellcheck", *scripts))
+    scripts = (".ci/run", "tools/py", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("mk/*.sh"))))
+    yield Check("shellcheck", "lint", "lint", ("shellcheck", "--shell=bash", *scripts))
     yield Check("changelog", "lint", "lint", ("antsibull-changelog", "lint"))
+    yield Check("references", "lint", "lint", ("python", "tools/references.py", "--check"))
     yield Check("docs", "lint", "lint", ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "."))
     yield Check("ansible-lint", "lint", "lint", ("ansible-lint",))
 
@@ -169,20 +173,14 @@ def run(check: Check) -> Outcome:
 
 
 def chosen(words: list[str]) -> list[Check]:
-    kinds: dict[str, Callable[[Check], bool]] = {
-        "all": lambda check: True,
-        "quick": lambda check: check.kind in ("lint", "quick"),
-        "lint": lambda check: check.kind == "lint",
-    }
+    known = checks()
+    groups = {"all": ("lint", "quick", "full"), "quick": ("lint", "quick"), "lint": ("lint",)}
     found: list[Check] = []
     for word in words:
-        named = [
-            check for check in checks() if (kinds.get(word) or (lambda check, word=word: check.name == word))(check)
-        ]
+        named = [check for check in known if check.name == word or check.kind in groups.get(word, ())]
         if not named:
-            raise Missing(
-                f"There is no check {word!r}. There are: all, quick, lint, {', '.join(c.name for c in checks())}"
-            )
+            names = ", ".join([*groups, *(check.name for check in known)])
+            raise Missing(f"There is no check {word!r}. There are: {names}")
         found += [check for check in named if check not in found]
     return found
 

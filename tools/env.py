@@ -90,8 +90,8 @@ def uv() -> Path:
             f"{sys.executable} cannot make a virtual environment:\n{(made.stderr or made.stdout).strip()}\n"
             "On Debian and Ubuntu: apt-get install python3-venv. Or name another Python: make PYTHON=/path/to/python3 ..."
         )
-    pip = [home / "bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--require-hashes"]
-    if subprocess.run([*pip, "-r", lock], stdout=sys.stderr, check=False).returncode:
+    pip = [str(home / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    if subprocess.run([*pip, "--require-hashes", "-r", str(lock)], stdout=sys.stderr, check=False).returncode:
         raise Missing(
             "pip could not install uv from the package index; its message is above.\n"
             "Behind a proxy set HTTPS_PROXY; with a mirror of your own: pip config set global.index-url URL"
@@ -103,7 +103,7 @@ def uv() -> Path:
 def uv_environment() -> dict[str, str]:
     """uv reads no pip.conf, so it is told of a mirror there; its cache stays in build/, like everything generated."""
     env = {"UV_CACHE_DIR": str(ROOT / "build/cache/uv"), "UV_SYSTEM_CERTS": "1", "UV_NO_CONFIG": "1"}
-    pip = [VENVS / "uv/bin/python", "-m", "pip", "config", "get"]
+    pip = [str(VENVS / "uv/bin/python"), "-m", "pip", "config", "get"]
     for where in ("global.index-url", "install.index-url", ":env:.index-url"):
         asked = subprocess.run([*pip, where], capture_output=True, text=True, check=False)
         if not asked.returncode:
@@ -136,10 +136,12 @@ def environment(name: str, version: str | None = None) -> Path:
         say(f"preparing build/venvs/{home.name}")
         stamp.unlink(missing_ok=True)
         env = uv_environment()
-        for command in (
+        quiet = () if sys.stderr.isatty() else ("--quiet",)
+        commands: tuple[list[str | Path], ...] = (
             [program, "venv", "--quiet", "--clear", "--python", python, "--no-python-downloads", home],
-            [program, "pip", "sync", "--python", home / "bin/python", "--require-hashes", lock],
-        ):
+            [program, "pip", "sync", *quiet, "--python", home / "bin/python", "--require-hashes", lock],
+        )
+        for command in commands:
             if subprocess.run(command, env=env, stdout=sys.stderr, check=False).returncode:
                 raise Missing(f"build/venvs/{home.name} could not be made; uv's message is above.")
         stamp.write_text(want)
@@ -151,8 +153,15 @@ def write_locks() -> None:
     program, env = uv(), uv_environment()
     for source in sorted(REQUIREMENTS.glob("*.in")):
         say(f"locking {source.name}")
-        command = [program, "pip", "compile", "--quiet", "--upgrade", "--universal", "--python-version", SUPPORTED[0]]
-        command += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "make lock"]
+        command = [str(program), "pip", "compile", "--quiet", "--upgrade", "--universal"]
+        command += [
+            "--python-version",
+            SUPPORTED[0],
+            "--generate-hashes",
+            "--no-annotate",
+            "--custom-compile-command",
+            "make lock",
+        ]
         command += [source.name, *([os.path.relpath(AGENT, REQUIREMENTS)] if source.stem in WITH_AGENT else [])]
         command += ["--output-file", f"{source.stem}.txt"]
         subprocess.run(command, cwd=REQUIREMENTS, env=env, stdout=subprocess.DEVNULL, check=True)

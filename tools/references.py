@@ -79,17 +79,18 @@ def configuration() -> Iterator[str]:
     yield ""
     yield "Written by `python tools/references.py` from the structs that read the file."
     yield ""
-    yield "`/etc/esnode/esnode.toml` is read strictly: an unknown key, a wrong type, a certificate that cannot be read or"
-    yield "keys that cannot be together stop the start, all mistakes at once, each with file, key, value and what would be"
-    yield "right. Try a file with `esnode-core check-config --config FILE`. `${NAME}` in a text is replaced by that"
-    yield "environment variable."
-    yield ""
-    yield "`SIGHUP` (or `systemctl reload esnode-core`) reads the file again. A file with a mistake is refused and the old"
-    yield "configuration stays. A renewed certificate or key is taken by a reload. These keys need a restart, and a"
-    yield f"reload says so: {', '.join(f'`{key}`' for key in config.RESTART_ONLY)}."
-    yield ""
-    yield f"The sections {', '.join(f'`[{name}]`' for name in config.NOT_ACTIVE_YET)} are checked but not active in this"
-    yield "version; the agent says so when it starts."
+    restart = ", ".join(f"`{key}`" for key in config.RESTART_ONLY)
+    inactive = ", ".join(f"`[{name}]`" for name in config.NOT_ACTIVE_YET)
+    yield f"""\
+`/etc/esnode/esnode.toml` is read strictly: an unknown key, a wrong type, a certificate that cannot be read or keys that
+cannot be together stop the start, all mistakes at once, each with file, key, value and what would be right. Try a file
+with `esnode-core check-config --config FILE`. `${{NAME}}` in a text is replaced by that environment variable.
+
+`SIGHUP` (or `systemctl reload esnode-core`) reads the file again. A file with a mistake is refused and the old
+configuration stays. A renewed certificate or key is taken by a reload. These keys need a restart, and a reload says so:
+{restart}.
+
+The sections {inactive} are checked but not active in this version; the agent says so when it starts."""
     for section in msgspec.structs.fields(config.Config):
         yield ""
         yield f"## [{section.name}]"

@@ -75,7 +75,7 @@ def main(name: str, version: str, arguments: list[str]) -> int:
         "PATH": f"{PYTHONS}:{venv / 'bin'}:/usr/local/bin:/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
     }
-    command = [venv / "bin/ansible-test", "sanity", "--local", "--color", "no", *arguments]
+    command = [str(venv / "bin/ansible-test"), "sanity", "--local", "--color", "no", *arguments]
     return subprocess.run(command, cwd=collection, env=env, stdin=subprocess.DEVNULL, check=False).returncode
 
 

@@ -20,12 +20,12 @@ def defaults(role: Path) -> dict[str, Any]:
 
 def options(role: Path) -> dict[str, Any]:
     spec = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
-    return spec["argument_specs"]["main"].get("options", {})
+    return dict(spec["argument_specs"]["main"].get("options", {}))
 
 
 @pytest.fixture(params=ROLES, ids=lambda role: role.name)
 def role(request: pytest.FixtureRequest) -> Path:
-    return request.param
+    return Path(request.param)
 
 
 def test_every_default_has_a_specification_with_the_same_value(role: Path) -> None:
