@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`make bench`: run every bench_*.py beside its peer, print one table, write build/bench.json.
 
-A bench module has `rows() -> Iterator[Row]`. A ratio is our value over the peer's in the same run; below 1 we need less.
+A bench module has `rows() -> Iterator[Row]`. A ratio is our value over the peer's in the same run;
+below 1 we need less.
 `python tests/bench [NAME ...]` runs only the modules named.
 """
 

@@ -79,9 +79,13 @@ def scraping(folder: Path, simulator: Simulator, peer_port: int, node: int) -> I
         for label, percent in (("p50", 50), ("p99", 99)):
             a, b = (statistics.quantiles(times, n=100)[percent - 1] * 1e6 for times in (own, peer))
             yield Row(f"scrape {label}", a / 1e3, "ms", "node_exporter", b / 1e3)
-            yield Row(f"scrape {label} for as many series", a / ours.series, "us/series", "node_exporter", b / theirs.series)
+            yield Row(
+                f"scrape {label} for as many series", a / ours.series, "us/series", "node_exporter", b / theirs.series
+            )
         exporters_mb = resident_mb(node) + (nvitop_mb(simulator) or 0)
-        yield Row("resident memory", resident_mb(running.process.pid), "MB", "node_exporter + nvitop-exporter", exporters_mb)
+        yield Row(
+            "resident memory", resident_mb(running.process.pid), "MB", "node_exporter + nvitop-exporter", exporters_mb
+        )
 
 
 def cpu_use(
@@ -111,9 +115,7 @@ def start(folder: Path, simulator: Simulator) -> Iterator[Row]:
     for _ in range(5):
         port = free_port()
         began = time.monotonic()
-        with AgentProcess(
-            folder, configuration(port, 15, COLLECTORS), port, env=simulator.env, wait=False
-        ):
+        with AgentProcess(folder, configuration(port, 15, COLLECTORS), port, env=simulator.env, wait=False):
             page = first_answer(port)
             own.append(time.monotonic() - began)
             assert b"esnode_gpu_power_watts" in page, "the first page has no GPU"

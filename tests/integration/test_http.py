@@ -220,7 +220,10 @@ def test_an_interval_of_a_tenth_of_a_second_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_bad_configuration_stops_the_start_with_every_mistake(tmp_path: Path) -> None:
-    text = '[agent]\nlog_level = "loud"\n[security]\nenable_tls = true\ntls_cert_path = "/no/such.crt"\ntls_key_path = "/no/such.key"\n'
+    text = (
+        '[agent]\nlog_level = "loud"\n'
+        '[security]\nenable_tls = true\ntls_cert_path = "/no/such.crt"\ntls_key_path = "/no/such.key"\n'
+    )
     with AgentProcess(tmp_path, text, 0, wait=False) as agent:
         assert agent.process.wait(20) == 1
         for expected in ("agent.log_level", "security.tls_cert_path", "security.tls_key_path"):

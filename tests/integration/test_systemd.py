@@ -56,5 +56,5 @@ def test_a_socket_handed_over_is_served_and_the_first_request_starts_the_agent(t
                 time.sleep(0.05)
         assert status == 200
         assert b"esnode_cpu_seconds_total{" in body, "the request that started the agent gets the numbers"
-        with pytest.raises(OSError), socket.create_connection(("127.0.0.1", elsewhere), 1):
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", elsewhere), 1):
             pass

@@ -20,9 +20,7 @@ pytestmark = pytest.mark.skipif(OPENSSL is None, reason="needs the openssl comma
 
 def openssl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     assert OPENSSL
-    return subprocess.run(
-        [OPENSSL, *arguments], input=stdin, capture_output=True, text=True, timeout=30, check=False
-    )
+    return subprocess.run([OPENSSL, *arguments], input=stdin, capture_output=True, text=True, timeout=30, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,10 @@ def test_only_the_two_suites_of_the_template_are_offered(tmp_path: Path, pair: P
     port = free_port()
     with AgentProcess(tmp_path, configuration(port, more=security(pair, TWO_SUITES)), port):
         assert handshake(port, "-tls1_3") == "TLS_AES_256_GCM_SHA384"
-        assert handshake(port, "-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256") == "TLS_CHACHA20_POLY1305_SHA256"
+        assert (
+            handshake(port, "-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256")
+            == "TLS_CHACHA20_POLY1305_SHA256"
+        )
         assert handshake(port, "-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256") is None
         assert handshake(port, "-tls1_2") is None
 
@@ -156,7 +157,9 @@ def test_mistakes_in_certificates_are_named(tmp_path: Path, pair: Path) -> None:
     assert "cannot be read" in check(tmp_path, security(pair, 'tls_ca_path = "/no/such/ca.crt"'))
     text = security(pair, 'min_tls_version = "1.2"\ncipher_suites = ["TLS_AES_256_GCM_SHA384", "NO-SUCH-SUITE"]')
     assert 'OpenSSL does not know "NO-SUCH-SUITE"' in check(tmp_path, text)
-    encrypted = openssl("ec", "-aes256", "-passout", "pass:x", "-in", f"{pair}/server.key", "-out", f"{tmp_path}/enc.key")
+    encrypted = openssl(
+        "ec", "-aes256", "-passout", "pass:x", "-in", f"{pair}/server.key", "-out", f"{tmp_path}/enc.key"
+    )
     assert encrypted.returncode == 0
     text = f'[security]\nenable_tls = true\ntls_cert_path = "{pair}/server.crt"\ntls_key_path = "{tmp_path}/enc.key"\n'
     assert "the key is encrypted" in check(tmp_path, text)

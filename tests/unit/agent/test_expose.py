@@ -23,9 +23,7 @@ def page(parts: dict[str, Samples]) -> Snapshot:
 
 
 def parsed(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    return {
-        (s.name, frozenset(s.labels.items())): s.value for family in parse_text(text) for s in family.samples
-    }
+    return {(s.name, frozenset(s.labels.items())): s.value for family in parse_text(text) for s in family.samples}
 
 
 @given(st.dictionaries(st.tuples(LABEL_TEXT, LABEL_TEXT), VALUES, max_size=20))

@@ -30,7 +30,10 @@ def test_json_is_one_line_with_its_fields() -> None:
 
 
 def test_text_shows_the_fields_too() -> None:
-    assert TextFormatter().format(record("lost", gpu="GPU-1")) == "1970-01-01T00:00:00.000Z WARNING esnode.x: lost gpu=GPU-1"
+    assert (
+        TextFormatter().format(record("lost", gpu="GPU-1"))
+        == "1970-01-01T00:00:00.000Z WARNING esnode.x: lost gpu=GPU-1"
+    )
 
 
 def test_a_secret_is_nowhere_in_a_line_not_even_in_a_traceback() -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -17,7 +18,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -298,10 +298,8 @@ def main(loaded: Loaded, roots: Roots) -> int:
 
 def _prepare_process() -> None:
     """Few malloc arenas and short switches between threads: less memory, and a scrape is not kept waiting."""
-    try:
-        partial(ctypes.CDLL(None).mallopt, _M_ARENA_MAX, 2)()
-    except AttributeError:  # musl has no arenas
-        pass
+    with contextlib.suppress(AttributeError):  # musl has no arenas
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
     sys.setswitchinterval(0.0005)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 4096:  # each client takes a descriptor, and collectors must always find one
