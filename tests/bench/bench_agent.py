@@ -27,8 +27,7 @@ GPUS = "h100:8"
 def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        simulator = Simulator(folder / "gpus")
-        simulator.init(GPUS)
+        simulator = Simulator(folder / "gpus", GPUS, load="training")
         peer_port, node = stack.enter_context(node_exporter())
         yield from scraping(folder, simulator, peer_port, node)
         yield from cpu_use(folder, simulator, peer_port, node, interval_s=15, seconds=75)
