@@ -56,9 +56,9 @@ class Store(Selecting):
             try:
                 self._open(undo)
             except sqlite3.Error as error:
-                raise StoreError(f"can't open the store {path}: {error}") from error
+                raise StoreError(f"can't open the store {path}: {_why(path, error)}") from error
             except OSError as error:
-                raise StoreError(f"can't open the store {path}: {error.strerror or error}") from error
+                raise StoreError(f"can't open the store {path}: {_why(path, error)}") from error
             undo.pop_all()
         self._closed = False
 
@@ -328,6 +328,14 @@ def _sound(folder: Path) -> bool:
             return False
         raise
     return True
+
+
+def _why(path: Path, error: Exception) -> str:
+    """What kept a store from opening; SQLite calls a full disk an I/O error."""
+    with contextlib.suppress(OSError):
+        if os.statvfs(path).f_bavail * os.statvfs(path).f_frsize < 1 << 20:
+            return f"the disk is full ({error})"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _first_page(path: Path) -> bytes:
