@@ -88,7 +88,7 @@ def uv() -> Path:
     if made.returncode:
         raise Missing(
             f"{sys.executable} cannot make a virtual environment:\n{(made.stderr or made.stdout).strip()}\n"
-            "On Debian and Ubuntu: apt-get install python3-venv. Or name another Python: make PYTHON=/path/to/python3 ..."
+            "On Debian and Ubuntu: apt-get install python3-venv. Or name another Python: make PYTHON=/path ..."
         )
     pip = [str(home / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     if subprocess.run([*pip, "--require-hashes", "-r", str(lock)], stdout=sys.stderr, check=False).returncode:
@@ -149,7 +149,7 @@ def environment(name: str, version: str | None = None) -> Path:
 
 
 def write_locks() -> None:
-    """Resolve each requirements/NAME.in for all supported Pythons at once: the newest of each package that each takes."""
+    """Resolve each requirements/NAME.in for all supported Pythons at once, each to the newest that it takes."""
     program, env = uv(), uv_environment()
     for source in sorted(REQUIREMENTS.glob("*.in")):
         say(f"locking {source.name}")

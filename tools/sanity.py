@@ -18,22 +18,20 @@ from pathlib import Path
 
 from env import ROOT, SUPPORTED, environment, interpreter, uv, uv_environment
 
-HOME = ROOT / "build/sanity/home"
-PYTHONS = ROOT / "build/sanity/pythons"
 GET_PIP = """\
 import os
 import subprocess
 import sys
 
-packages = [word for word in sys.argv[1:] if not word.startswith("-")]
-subprocess.check_call([{uv!r}, "pip", "install", "--quiet", "--python", sys.executable, *packages], env={{**os.environ, **{env!r}}})
+command = [{uv!r}, "pip", "install", "--quiet", "--python", sys.executable]
+command += [word for word in sys.argv[1:] if not word.startswith("-")]
+subprocess.check_call(command, env={{**os.environ, **{env!r}}})
 """
 
 
-def unpack(tarball: Path, name: str) -> Path:
+def unpack(tarball: Path, base: Path) -> Path:
     """A fresh copy of the release under a path that ansible-test accepts, as a work tree of its own."""
-    base = ROOT / "build/sanity" / name
-    shutil.rmtree(base, ignore_errors=True)
+    shutil.rmtree(base / "ansible_collections", ignore_errors=True)
     collection = base / "ansible_collections/esnode/core"
     collection.mkdir(parents=True)
     with tarfile.open(tarball) as archive:
@@ -42,22 +40,22 @@ def unpack(tarball: Path, name: str) -> Path:
     return collection
 
 
-def prepare_home(ansible_test: Path) -> None:
+def prepare_home(home: Path, ansible_test: Path) -> None:
     # ansible-test hands its children few variables, so what uv needs is written down.
     names = ("UV_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
     env = {name: value for name, value in uv_environment().items() if name.upper().startswith(names)}
     requirements = (ansible_test / "_internal/python_requirements.py").read_text()
-    cache = HOME / ".ansible/test/cache"
+    cache = home / ".ansible/test/cache"
     cache.mkdir(parents=True, exist_ok=True)
     for version in re.findall(r"\bpip='([\d.]+)'", requirements):
         (cache / f"get_pip_{version.replace('.', '_')}.py").write_text(GET_PIP.format(uv=str(uv()), env=env))
 
 
-def link_pythons() -> None:
+def link_pythons(folder: Path) -> None:
     """Real interpreters under their usual names: a pyenv shim is found and then fails."""
-    PYTHONS.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for version in ("3.9", *SUPPORTED):  # 3.9 for the modules
-        link = PYTHONS / f"python{version}"
+        link = folder / f"python{version}"
         link.unlink(missing_ok=True)
         if found := interpreter(version):
             link.symlink_to(found)
@@ -65,14 +63,16 @@ def link_pythons() -> None:
 
 def main(name: str, version: str, arguments: list[str]) -> int:
     venv = environment(name, version)
-    prepare_home(venv / f"lib/python{version}/site-packages/ansible_test")
-    link_pythons()
-    collection = unpack(ROOT / "build/dist/esnode-core-1.0.0.tar.gz", f"{name}-{version}")
+    base = ROOT / f"build/sanity/{name}-{version}"
+    home, pythons = base / "home", base / "pythons"
+    prepare_home(home, venv / f"lib/python{version}/site-packages/ansible_test")
+    link_pythons(pythons)
+    collection = unpack(ROOT / "build/dist/esnode-core-1.0.0.tar.gz", base)
     inherited = {key: value for key, value in uv_environment().items() if not key.startswith(("ANSIBLE_", "PYTHON"))}
     env = {
         **inherited,
-        "HOME": str(HOME),
-        "PATH": f"{PYTHONS}:{venv / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(home),
+        "PATH": f"{pythons}:{venv / 'bin'}:/usr/local/bin:/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
     }
     command = [str(venv / "bin/ansible-test"), "sanity", "--local", "--color", "no", *arguments]
