@@ -15,7 +15,7 @@ from ansible_collections.esnode.core.plugins.plugin_utils.bundle import BundleEr
 
 MODULE = "esnode.core.esnode_release"
 SHIPPED = Path(__file__).resolve().parents[2] / "roles" / "esnode_agent" / "files"
-_CONTROLLER_ONLY = ("version", "cache_dir", "wheelhouse")
+_OF_THE_CONTROLLER = ("version", "cache_dir", "wheelhouse", "name", "bundle")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -26,7 +26,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        options = {k: v for k, v in self._task.args.items() if k not in _CONTROLLER_ONLY}
+        options = {k: v for k, v in self._task.args.items() if k not in _OF_THE_CONTROLLER}
         try:
             if options.get("state", "present") == "absent":
                 return self._on_host(options, task_vars)
@@ -37,7 +37,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._remove_tmp_path(self._connection._shell.tmpdir)
 
     def _on_host(self, options: dict[str, Any], task_vars: dict[str, Any] | None, **private: str) -> dict[str, Any]:
-        arguments = {**options, **{f"_{k}": v for k, v in private.items()}}
+        arguments = {**options, **private}
         return dict(self._execute_module(module_name=MODULE, module_args=arguments, task_vars=task_vars))
 
     def _present(self, options: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 f"version {wanted} was asked for, but this collection ships esnode-core {shipped}. Each version of the "
                 f"collection ships its own agent: ansible-galaxy collection install esnode.core:=={wanted} --force"
             )
-        host = self._on_host(options, task_vars, step="probe")
+        host = self._on_host(options, task_vars)
         if host.get("failed") or host.get("unreachable"):
             return host
         name = source.name(host["python_version"], host["machine"])
@@ -72,7 +72,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         remote = self._connection._shell.join_path(self._connection._shell.tmpdir, bundle.name)
         self._transfer_file(str(bundle), remote)
         self._fixup_perms2((self._connection._shell.tmpdir, remote))
-        done = self._on_host(options, task_vars, step="install", name=name, bundle=remote)
+        done = self._on_host(options, task_vars, name=name, bundle=remote)
         return {**result, **done, "changed": True} if not done.get("failed") else done
 
     @staticmethod

@@ -13,7 +13,8 @@ import platform
 import pwd
 import socket
 import stat
-import subprocess
+
+from ansible_collections.esnode.core.plugins.module_utils.command import Run, attempt
 
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 MACHINES = ("x86_64", "aarch64")
@@ -87,14 +88,14 @@ def machine() -> str:
     return platform.machine()
 
 
-def find_python(wanted: str, scope: str) -> tuple[str, str]:
+def find_python(wanted: str, scope: str, run: Run) -> tuple[str, str]:
     """(path, "3.11") of the Python that the agent shall run with.
 
     `wanted` is a path, or empty for the newest suitable one. In system scope the service's own user must be able to
     execute it.
     """
     if wanted:
-        found, why = _inspect(wanted, scope)
+        found, why = _inspect(wanted, scope, run)
         if why:
             raise HostError(f"esnode_agent_python: {wanted} {why}")
         return wanted, found
@@ -106,7 +107,7 @@ def find_python(wanted: str, scope: str) -> tuple[str, str]:
     for path in places:
         if not os.path.exists(path):
             continue
-        found, why = _inspect(path, scope)
+        found, why = _inspect(path, scope, run)
         if not why:
             return path, found
         tried.append(f"{path} {why}")
@@ -118,17 +119,14 @@ def find_python(wanted: str, scope: str) -> tuple[str, str]:
     )
 
 
-def _inspect(path: str, scope: str) -> tuple[str, str]:
+def _inspect(path: str, scope: str, run: Run) -> tuple[str, str]:
     """(version, "") of a usable interpreter, or ("", why it is of no use)."""
     code = "import json, ssl, sys, sysconfig, venv; print(json.dumps([sys.version_info[:2], sys.base_prefix, "
     code += "sys.implementation.name, bool(sysconfig.get_config_var('Py_GIL_DISABLED'))]))"
-    try:
-        done = subprocess.run([path, "-I", "-c", code], capture_output=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return "", f"can't be executed: {error}"
-    if done.returncode:
-        return "", "is not complete: " + (done.stderr.decode(errors="replace").strip().splitlines() or ["?"])[-1]
-    number, base, implementation, free_threaded = json.loads(done.stdout.decode())
+    status, said = attempt(run, [path, "-I", "-c", code], limit_s=30)
+    if status:
+        return "", "is not complete: " + (said.strip().splitlines() or ["?"])[-1]
+    number, base, implementation, free_threaded = json.loads(said)
     version = ".".join(str(n) for n in number)
     if version not in PYTHONS or implementation != "cpython" or free_threaded:
         return "", f"is {implementation} {version}{' (free-threaded)' if free_threaded else ''}"

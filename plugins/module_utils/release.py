@@ -10,19 +10,24 @@ A release without its marker file was interrupted half way and counts for nothin
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import typing as t
 
+from ansible_collections.esnode.core.plugins.module_utils.command import Failed, Run, must
+
 MARKER = "release.json"
 MANIFEST = "manifest.json"
 REQUIREMENTS = "requirements.txt"
+LOCK = ".lock"
+_SCRATCH = ".unpacked-"
 _NAME = re.compile(r"^(?P<version>[0-9][A-Za-z0-9.+!]*)-(?P<digest>[0-9a-f]{12})$")
 
 
@@ -103,14 +108,14 @@ def remove(prefix: str, name: str) -> None:
 
 def leftovers(prefix: str) -> list[str]:
     """Paths below the prefix that belong to releases and exist; what `state=absent` removes."""
-    paths = [os.path.join(prefix, n) for n in ("current", "releases")]
+    paths = [os.path.join(prefix, n) for n in ("current", "releases", LOCK)]
     return [p for p in paths if os.path.lexists(p)]
 
 
 def remove_all(prefix: str) -> None:
     """Remove every release and the link; the prefix itself only if nothing else is in it."""
     for path in leftovers(prefix):
-        if os.path.islink(path):
+        if os.path.islink(path) or os.path.isfile(path):
             os.unlink(path)
         else:
             shutil.rmtree(path)
@@ -150,24 +155,40 @@ def verify(directory: str, name: str) -> dict[str, t.Any]:
     return t.cast("dict[str, t.Any]", manifest)
 
 
-def install(prefix: str, name: str, bundle: str, python: str) -> None:
+def install(prefix: str, name: str, bundle: str, python: str, run: Run) -> None:
     """Install a bundle offline beside the other releases, with a virtual environment of `python` of its own.
 
-    A half-installed one is wiped first. Nothing is activated. Raises ReleaseError with what the installer said.
+    A half-installed one is wiped first. Nothing is activated. Raises ReleaseError with what the installer
+    said. `run` is AnsibleModule.run_command.
     """
+    mask = os.umask(0o022)  # the service's user must be able to read what root installs
+    try:
+        os.makedirs(os.path.join(prefix, "releases"), exist_ok=True)
+        with open(os.path.join(prefix, LOCK), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another controller may be at it, too
+            if not is_complete(prefix, name):
+                _install(prefix, name, bundle, python, run)
+    except Failed as error:
+        raise ReleaseError(f"release {name} can't be installed: {error}") from error
+    finally:
+        os.umask(mask)
+
+
+def _install(prefix: str, name: str, bundle: str, python: str, run: Run) -> None:
     directory = release_dir(prefix, name)
-    os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
     if os.path.lexists(directory):
         remove(prefix, name)
-    scratch = tempfile.mkdtemp(prefix=".unpacked-", dir=os.path.dirname(directory))
-    mask = os.umask(0o022)  # the service's user must be able to read what root installs
+    for old in glob.glob(os.path.join(prefix, "releases", _SCRATCH + "*")):
+        shutil.rmtree(old)  # of one that was killed
+    scratch = tempfile.mkdtemp(prefix=_SCRATCH, dir=os.path.dirname(directory))
     try:
         _unpack(bundle, scratch)
         manifest = verify(scratch, name)
         # No ensurepip: Debian ships it in python3-venv, which hosts need not have. pip runs out of its own wheel.
-        _run([python, "-I", "-m", "venv", "--without-pip", directory])
+        must(run, [python, "-I", "-m", "venv", "--without-pip", directory])
         pip = next(f for f in manifest["files"] if f.startswith("wheels/pip-"))
-        _run(
+        must(
+            run,
             [
                 os.path.join(directory, "bin", "python"),
                 os.path.join(scratch, pip, "pip"),
@@ -184,13 +205,12 @@ def install(prefix: str, name: str, bundle: str, python: str) -> None:
                 os.path.join(scratch, "wheels"),
                 "--requirement",
                 os.path.join(scratch, REQUIREMENTS),
-            ]
+            ],
         )
-        _run([os.path.join(directory, "bin", "esnode-core"), "version"])
+        must(run, [os.path.join(directory, "bin", "esnode-core"), "version"])
         shutil.copyfile(os.path.join(scratch, MANIFEST), os.path.join(directory, MARKER + ".part"))
         os.replace(os.path.join(directory, MARKER + ".part"), os.path.join(directory, MARKER))
     finally:
-        os.umask(mask)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -203,25 +223,9 @@ def _unpack(bundle: str, directory: str) -> None:
                 target = os.path.join(directory, member.name)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 source = archive.extractfile(member)
-                assert source is not None  # a plain file, as checked
+                if source is None:
+                    raise ReleaseError(f"the bundle holds {member.name!r} without content")
                 with source, open(target, "wb") as copy:
                     shutil.copyfileobj(source, copy)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise ReleaseError(f"the bundle can't be unpacked below {directory}: {error}") from error
-
-
-def _run(command: list[str]) -> None:
-    # A clean environment: what the connection or the operator has set must not reach the installation.
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": os.path.expanduser("~")}
-    done = subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        tail = "\n".join(done.stdout.strip().splitlines()[-15:])
-        raise ReleaseError("{0} failed with {1}:\n{2}".format(" ".join(command), done.returncode, tail))

@@ -12,37 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
+
+from ansible_collections.esnode.core.plugins.module_utils.command import Run, attempt, must
 
 UNIT = "esnode-core.service"
 _STOP_S = 20.0
 
 
 class ServiceError(Exception):
-    """The service manager refused; the text holds what it said."""
-
-
-def run(command: list[str], timeout: float = 60, check: bool = True) -> tuple[int, str]:
-    """(exit code, output) of a command of the service manager."""
-    environment = {k: v for k, v in os.environ.items() if k in ("HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")}
-    environment.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", LANG="C.UTF-8")
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServiceError(f"{' '.join(command)}: {error}") from error
-    if check and done.returncode:
-        raise ServiceError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout.strip()}")
-    return done.returncode, done.stdout
+    """A process or the service manager did not do what it had to."""
 
 
 def alive(pid: int) -> bool:
@@ -78,8 +57,9 @@ def changed_since(started: float, *paths: str) -> str | None:
 class Systemd:
     """A unit of the system's or of the user's manager."""
 
-    def __init__(self, layout: dict[str, str]) -> None:
+    def __init__(self, layout: dict[str, str], run: Run) -> None:
         self._layout = layout
+        self._run = run
         self._environment = os.path.join(layout["config_dir"], "environment")
         user = layout["scope"] == "user"
         if user:
@@ -88,48 +68,48 @@ class Systemd:
         self._journal = ["journalctl", *(["--user"] if user else []), "--no-pager", "--output=cat", "--lines=15"]
 
     def _show(self, name: str) -> str:
-        return run([*self._systemctl, "show", "--property", name, "--value", UNIT])[1].strip()
+        return must(self._run, [*self._systemctl, "show", "--property", name, "--value", UNIT]).strip()
 
     def pid(self) -> int | None:
         return int(self._show("MainPID") or 0) or None
 
     def stale(self, started: float) -> str | None:
-        if run([*self._systemctl, "is-enabled", UNIT], check=False)[1].strip() != "enabled":
+        if attempt(self._run, [*self._systemctl, "is-enabled", UNIT])[1].strip() != "enabled":
             return "the service is not enabled"
         if self._show("NeedDaemonReload") == "yes":
             return f"{self._layout['unit']} changed"
         return changed_since(started, self._layout["unit"], self._environment)
 
     def restart(self) -> None:
-        run([*self._systemctl, "daemon-reload"])
-        run([*self._systemctl, "enable", UNIT])
-        run([*self._systemctl, "reset-failed", UNIT], check=False)
+        must(self._run, [*self._systemctl, "daemon-reload"])
+        must(self._run, [*self._systemctl, "enable", UNIT])
+        attempt(self._run, [*self._systemctl, "reset-failed", UNIT])
         # Not waited for: Type=notify holds systemctl until the first collection, and the health check looks closer.
-        run([*self._systemctl, "restart", "--no-block", UNIT])
+        must(self._run, [*self._systemctl, "restart", "--no-block", UNIT])
 
     def reload(self) -> None:
-        run([*self._systemctl, "reload", UNIT])
+        must(self._run, [*self._systemctl, "reload", UNIT])
 
     def exists(self) -> bool:
         return os.path.lexists(self._layout["unit"])
 
     def remove(self) -> None:
-        run([*self._systemctl, "disable", "--now", UNIT], timeout=90, check=False)
+        attempt(self._run, [*self._systemctl, "disable", "--now", UNIT])
         os.unlink(self._layout["unit"])
-        run([*self._systemctl, "daemon-reload"])
-        run([*self._systemctl, "reset-failed", UNIT], check=False)
+        must(self._run, [*self._systemctl, "daemon-reload"])
+        attempt(self._run, [*self._systemctl, "reset-failed", UNIT])
 
     def log_tail(self) -> str:
-        return run(
-            [*self._journal, "--unit" if self._layout["scope"] == "system" else "--user-unit", UNIT], check=False
-        )[1]
+        unit = "--unit" if self._layout["scope"] == "system" else "--user-unit"
+        return attempt(self._run, [*self._journal, unit, UNIT])[1]
 
 
 class Supervisor:
     """A supervisord of our own that runs nothing but the agent. It does not come back after a reboot."""
 
-    def __init__(self, layout: dict[str, str]) -> None:
+    def __init__(self, layout: dict[str, str], run: Run) -> None:
         self._layout = layout
+        self._run = run
         self._config = os.path.join(layout["config_dir"], "supervisord.conf")
         self._bin = os.path.join(layout["prefix"], "current", "bin")
         self._pid_file = os.path.join(layout["run_dir"], "supervisord.pid")
@@ -171,7 +151,7 @@ class Supervisor:
         # Also one whose agent is just waiting for its next start: a second supervisord would fight with it.
         self.stop()
         os.makedirs(self._layout["run_dir"], mode=0o755, exist_ok=True)  # /run is empty after a reboot
-        run([os.path.join(self._bin, "supervisord"), "--configuration", self._config])
+        must(self._run, [os.path.join(self._bin, "supervisord"), "--configuration", self._config])
 
     def reload(self) -> None:
         pid = self.pid()
@@ -206,5 +186,5 @@ class Supervisor:
         return "\n".join(lines)
 
 
-def manager(layout: dict[str, str]) -> Systemd | Supervisor:
-    return Systemd(layout) if layout["manager"] == "systemd" else Supervisor(layout)
+def manager(layout: dict[str, str], run: Run) -> Systemd | Supervisor:
+    return Systemd(layout, run) if layout["manager"] == "systemd" else Supervisor(layout, run)

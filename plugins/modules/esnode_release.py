@@ -71,6 +71,14 @@ options:
       - Folder on the controller with the locked wheels, for a controller that reaches no Python package index.
     type: str
     default: ""
+  name:
+    description: Name of the release. The controller's side of this module sets it.
+    type: str
+    default: ""
+  bundle:
+    description: Path on the host of the bundle to install. The controller's side of this module sets it.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: The host is asked and checked; nothing is built, sent or installed.
@@ -199,10 +207,9 @@ def main() -> None:
             "version": {"type": "str", "default": ""},
             "cache_dir": {"type": "str", "default": ""},
             "wheelhouse": {"type": "str", "default": ""},
-            # Set by the action plugin alone.
-            "_step": {"type": "str", "choices": ["probe", "install"], "default": "probe"},
-            "_name": {"type": "str", "default": ""},
-            "_bundle": {"type": "str", "default": ""},
+            # Set by it.
+            "name": {"type": "str", "default": ""},
+            "bundle": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -223,9 +230,9 @@ def _answer(module: AnsibleModule) -> dict[str, t.Any]:
     }
     if options["state"] == "absent":
         return {**found, **_absent(module, prefix)}
-    python, version = host.find_python(options["python"], layout["scope"])
-    if options["_step"] == "install":
-        release.install(prefix, options["_name"], options["_bundle"], python)
+    python, version = host.find_python(options["python"], layout["scope"], module.run_command)
+    if options["bundle"]:
+        release.install(prefix, options["name"], options["bundle"], python, module.run_command)
         return {"changed": True}
     found.update(python=python, python_version=version, machine=host.machine())
     host.check_space(prefix)

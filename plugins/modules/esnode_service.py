@@ -85,6 +85,7 @@ attributes:
     description: A healthy agent of the wanted release with the wanted configuration is left alone.
     support: full
   platform:
+    description: Linux with systemd, or with the supervisor that the release brings.
     platforms: linux
     support: full
 seealso:
@@ -164,7 +165,7 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
-from ansible_collections.esnode.core.plugins.module_utils import health, host, release, service
+from ansible_collections.esnode.core.plugins.module_utils import command, health, host, release, service
 
 if t.TYPE_CHECKING:
     Manager = t.Union[service.Systemd, service.Supervisor]
@@ -194,13 +195,13 @@ def main() -> None:
     try:
         layout = host.layout(module.params["scope"], module.params["prefix"], module.params["data_dir"])
         result = work(module, layout)
-    except (service.ServiceError, release.ReleaseError, host.HostError) as error:
+    except (command.Failed, service.ServiceError, release.ReleaseError, host.HostError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result, layout=layout)
 
 
 def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
-    manager = service.manager(layout)
+    manager = service.manager(layout, module.run_command)
     running = host.agents(layout["prefix"])
     there = manager.exists() or bool(running)
     if there and not module.check_mode:
@@ -218,7 +219,7 @@ def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
 def _started(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
     options, prefix = module.params, layout["prefix"]
     wanted = options["release"]
-    manager = service.manager(layout)
+    manager = service.manager(layout, module.run_command)
     url = health.base_url(options["listen_address"], bool(options["certificate"]))
     pid = manager.pid()
     before = health.Client(url).status() if pid else None

@@ -193,7 +193,14 @@ def _pip(work: Path, progress: Progress) -> list[str]:
 
 def _run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
     done = subprocess.run(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     if done.returncode:
         tail = "\n".join(done.stdout.strip().splitlines()[-12:])

@@ -66,6 +66,7 @@ class Deployment:
         self.config = home / ".config/esnode/esnode.toml"
         self.port = free_port()
         self.collections = collections
+        self.inventory = ROOT / "inventory/local.yml"
         self._ansible = ansible
         self.variables: dict[str, Any] = {
             "esnode_agent_scope": "user",
@@ -83,7 +84,7 @@ class Deployment:
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_NOCOLOR": "1",
         }
-        command = [str(self._ansible / "ansible-playbook"), "-v", "-i", str(ROOT / "inventory/local.yml"), *options]
+        command = [str(self._ansible / "ansible-playbook"), "-v", "-i", str(self.inventory), *options]
         command += ["-e", json.dumps({**self.variables, **variables}), f"esnode.core.{playbook}"]
         done = subprocess.run(command, cwd=cwd or self.home, env=environment, capture_output=True, text=True)
         return Run(done.returncode, done.stdout + done.stderr)

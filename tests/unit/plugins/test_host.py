@@ -15,6 +15,14 @@ import pytest
 from ansible_collections.esnode.core.plugins.module_utils import host
 from ansible_collections.esnode.core.plugins.module_utils.host import HostError
 
+COLLECTIONS = Path(__file__).resolve().parents[3] / "collections"
+
+
+def run(command: list[str]) -> tuple[int, str, str]:
+    """Stands in the place of AnsibleModule.run_command."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
@@ -74,7 +82,7 @@ def interpreter(folder: Path, answer: str) -> str:
 
 def test_finds_a_python_and_tells_its_version() -> None:
     wanted = os.path.realpath(sys.executable)
-    assert host.find_python(wanted, "user") == (wanted, "{}.{}".format(*sys.version_info))
+    assert host.find_python(wanted, "user", run) == (wanted, "{}.{}".format(*sys.version_info))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,7 @@ def test_finds_a_python_and_tells_its_version() -> None:
 )
 def test_an_unfit_python_is_refused_with_the_reason(tmp_path: Path, answer: str, said: str) -> None:
     with pytest.raises(HostError, match=said):
-        host.find_python(interpreter(tmp_path, answer), "user")
+        host.find_python(interpreter(tmp_path, answer), "user", run)
 
 
 def test_a_python_that_the_service_user_cannot_reach_is_refused_in_system_scope(tmp_path: Path) -> None:
@@ -96,9 +104,9 @@ def test_a_python_that_the_service_user_cannot_reach_is_refused_in_system_scope(
     closed.mkdir(mode=0o700)
     python = interpreter(closed, """echo '[[3, 11], "/usr", "cpython", false]'""")
     tmp_path.chmod(0o755)
-    assert host.find_python(python, "user") == (python, "3.11")
+    assert host.find_python(python, "user", run) == (python, "3.11")
     with pytest.raises(HostError, match="is closed to others"):
-        host.find_python(python, "system")
+        host.find_python(python, "system", run)
 
 
 def test_layout_of_a_user_lies_below_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,11 +119,12 @@ def test_layout_of_a_user_lies_below_the_home(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 def test_system_scope_without_root_says_what_to_do() -> None:
     code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); from host import HostError, layout\n"
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from ansible_collections.esnode.core.plugins.module_utils.host import HostError, layout\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "try: layout('system')\nexcept HostError as e: print(e)\n"
     )
-    command = [sys.executable, "-c", code, str(Path(host.__file__).parent)]
+    command = [sys.executable, "-c", code, str(COLLECTIONS)]
     said = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert "ansible_become: true" in said.stdout, said.stderr
     assert host.layout("auto")["scope"] == "system"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,14 @@ from ansible_collections.esnode.core.plugins.module_utils.release import Release
 
 A, B, C = "1.0.0-aaaaaaaaaaaa", "1.1.0-bbbbbbbbbbbb", "1.2.0-cccccccccccc"
 PYTHON = os.path.realpath(sys.executable)
+
+
+def run(command: list[str]) -> tuple[int, str, str]:
+    """Stands in the place of AnsibleModule.run_command."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
 Make = Callable[..., Path]
 
 
@@ -38,14 +46,24 @@ def pretend(prefix: Path, *names: str) -> str:
     return str(prefix)
 
 
-def test_installs_offline_beside_the_others(tmp_path: Path, make: Make) -> None:
+@pytest.fixture
+def private_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_installs_offline_beside_the_others(tmp_path: Path, make: Make, private_umask: None) -> None:
     prefix = pretend(tmp_path / "opt", A)
-    release.install(prefix, B, str(make(B)), PYTHON)
+    (tmp_path / "opt/releases/.unpacked-killed").mkdir()
+    (tmp_path / "opt").chmod(0o755)
+    release.install(prefix, B, str(make(B)), PYTHON, run)
     assert release.installed(prefix) == [A, B]
     assert release.current(prefix) is None, "installing activates nothing"
     said = subprocess.run([release.release_dir(prefix, B) + "/bin/esnode-core"], capture_output=True, text=True)
     assert said.stdout == "tiny\n"
     assert sorted(os.listdir(os.path.join(prefix, "releases"))) == [A, B], "no scratch folder is left"
+    assert oct(os.stat(prefix).st_mode)[-3:] == "755"
     assert oct(os.stat(release.release_dir(prefix, B)).st_mode)[-3:] == "755", "the service's user can enter it"
 
 
@@ -57,7 +75,7 @@ def test_a_half_installed_release_counts_for_nothing_and_is_done_again(tmp_path:
     assert release.installed(prefix) == []
     with pytest.raises(ReleaseError, match="not completely installed"):
         release.flip(prefix, A)
-    release.install(prefix, A, str(make(A)), PYTHON)
+    release.install(prefix, A, str(make(A)), PYTHON, run)
     assert release.installed(prefix) == [A]
     assert not rest.exists()
 
@@ -66,7 +84,7 @@ def test_an_agent_that_does_not_start_is_not_installed(tmp_path: Path, make: Mak
     prefix = str(tmp_path / "opt")
     broken = make(A, "import no_such_module\ndef main(): pass")
     with pytest.raises(ReleaseError, match="No module named 'no_such_module'"):
-        release.install(prefix, A, str(broken), PYTHON)
+        release.install(prefix, A, str(broken), PYTHON, run)
     assert release.installed(prefix) == []
 
 
@@ -82,17 +100,17 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path, make: Make, damage: str) ->
     else:
         (content / "wheels" / "evil-1-py3-none-any.whl").touch()
     with pytest.raises(ReleaseError, match=r"damaged: .*wheels/.*as its manifest says"):
-        release.install(str(tmp_path / "opt"), A, str(pack(content, tmp_path / "damaged.tar")), PYTHON)
+        release.install(str(tmp_path / "opt"), A, str(pack(content, tmp_path / "damaged.tar")), PYTHON, run)
     assert os.listdir(tmp_path / "opt" / "releases") == []
 
 
 def test_a_bundle_of_another_name_or_a_cut_one_is_refused(tmp_path: Path, make: Make) -> None:
     bundle = make(A)
     with pytest.raises(ReleaseError, match=f"holds release {A}, expected {B}"):
-        release.install(str(tmp_path / "opt"), B, str(bundle), PYTHON)
+        release.install(str(tmp_path / "opt"), B, str(bundle), PYTHON, run)
     bundle.write_bytes(bundle.read_bytes()[:100000])
     with pytest.raises(ReleaseError, match="can't be unpacked"):
-        release.install(str(tmp_path / "opt"), A, str(bundle), PYTHON)
+        release.install(str(tmp_path / "opt"), A, str(bundle), PYTHON, run)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside"])
@@ -100,7 +118,7 @@ def test_a_bundle_reaches_nothing_outside(tmp_path: Path, name: str) -> None:
     with tarfile.open(tmp_path / "evil.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo(name))
     with pytest.raises(ReleaseError, match="no plain file below it"):
-        release.install(str(tmp_path / "opt"), A, str(tmp_path / "evil.tar"), PYTHON)
+        release.install(str(tmp_path / "opt"), A, str(tmp_path / "evil.tar"), PYTHON, run)
     assert not (tmp_path / "opt" / "outside").exists()
 
 
