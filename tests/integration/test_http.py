@@ -143,6 +143,7 @@ def test_a_silent_connection_is_closed(agent: AgentProcess) -> None:
 
 def test_sigterm_ends_it_within_two_seconds_even_with_clients(agent: AgentProcess) -> None:
     held = [socket.create_connection(("127.0.0.1", agent.port)) for _ in range(20)]
+    assert agent.get("/healthz")[0] == 200  # it runs, and not only the kernel listens for it
     for one in held[:10]:
         one.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     agent.process.send_signal(signal.SIGTERM)
