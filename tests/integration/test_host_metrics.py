@@ -194,14 +194,14 @@ def test_psutil_sees_the_same() -> None:
         for mode in ("user", "nice", "system", "iowait", "irq", "softirq", "steal", "idle"):
             value = ours["esnode_cpu_seconds_total", (("cpu", str(number)), ("mode", mode))]
             assert getattr(low, mode) - 0.011 <= value <= getattr(high, mode) + 0.011
-    for name, low in net_before.items():
+    for name, net_low in net_before.items():
         for family, field in (
             ("receive_bytes", "bytes_recv"),
             ("transmit_bytes", "bytes_sent"),
             ("receive_drops", "dropin"),
         ):
             value = ours[f"esnode_network_{family}_total", (("interface", name),)]
-            assert getattr(low, field) <= value <= getattr(net_after[name], field)
+            assert getattr(net_low, field) <= value <= getattr(net_after[name], field)
     memory_now = psutil.virtual_memory()
     assert ours["esnode_memory_total_bytes", ()] == memory_now.total
     assert ours["esnode_memory_used_bytes", ()] == pytest.approx(memory_now.total - memory_now.available, rel=0.2)

@@ -211,7 +211,7 @@ def test_an_interval_of_a_tenth_of_a_second_is_kept(tmp_path: Path) -> None:
     port = free_port()
     with AgentProcess(tmp_path, configuration(port, interval=0.1), port) as agent:
         series = 'esnode_collector_last_success_timestamp_seconds{collector="cpu"}'
-        seen = set()
+        seen: set[float] = set()
         until = time.monotonic() + 20
         while len(seen) < 10 and time.monotonic() < until:
             seen.add(value(agent.metrics(), series))
