@@ -12,7 +12,7 @@ help: ## list the targets
 test: ## run every test and check (make test ONLY="e2e importer" for some of them, `tools/py tools/check.py --list` names them)
 	@tools/py tools/check.py $(or $(ONLY),all)
 
-test-quick: ## the linters, unit tests on one Python, the quick tests of the simulator
+test-quick: ## the quick linters, unit tests on one Python but for the exhaustive GPU ones, the quick tests of the simulator
 	@tools/py tools/check.py quick
 
 lint: ## only the linters

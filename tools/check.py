@@ -35,7 +35,7 @@ OLDEST_CORE = ("3.10", "3.11", "3.12")  # the Pythons on which ansible-core 2.16
 @dataclass(frozen=True)
 class Check:
     name: str
-    kind: str  # lint, quick or full
+    kind: str  # lint, slow-lint, quick, only-quick or full; see `chosen`
     environment: str  # of tools/env.py
     command: tuple[str, ...]  # its first word is looked up in the environment
     python: str | None = None  # a version; None is the newest
@@ -57,7 +57,7 @@ class Outcome:
 
 
 BUILD = Check(
-    "build", "quick", "deploy", ("ansible-galaxy", "collection", "build", "--force", "--output-path", "build/dist")
+    "build", "full", "deploy", ("ansible-galaxy", "collection", "build", "--force", "--output-path", "build/dist")
 )
 
 
@@ -77,14 +77,17 @@ def lint() -> Iterator[Check]:
     yield Check("shellcheck", "lint", "lint", ("shellcheck", "--shell=bash", *scripts))
     yield Check("changelog", "lint", "lint", ("antsibull-changelog", "lint"))
     yield Check("references", "lint", "lint", ("python", "tools/references.py", "--check"))
-    yield Check("docs", "lint", "lint", ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "."))
-    yield Check("ansible-lint", "lint", "lint", ("ansible-lint",))
+    yield Check("docs", "slow-lint", "lint", ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "."))
+    yield Check("ansible-lint", "slow-lint", "lint", ("ansible-lint",))
 
 
 def tests() -> Iterator[Check]:
     version, _ = newest()
     unit = ("pytest", "-n", "2", "tests/unit")
-    yield Check(f"unit-{version}", "quick", "test", unit, version, ("tests/unit",))
+    # Every GPU with every failing call takes minutes; the rest of the unit tests does not.
+    no_gpu = (*unit, "--ignore=tests/unit/agent/gpu")
+    yield Check("unit-quick", "only-quick", "test", no_gpu, version, ("tests/unit",))
+    yield Check(f"unit-{version}", "full", "test", unit, version, ("tests/unit",))
     yield Check(
         "simulator-quick", "quick", "test", ("pytest", "-m", "not slow", "tests/nvmlsim"), needs=("tests/nvmlsim",)
     )
@@ -180,7 +183,11 @@ def run(check: Check) -> Outcome:
 
 def chosen(words: list[str]) -> list[Check]:
     known = checks()
-    groups = {"all": ("lint", "quick", "full"), "quick": ("lint", "quick"), "lint": ("lint",)}
+    groups = {
+        "all": ("lint", "slow-lint", "quick", "full"),
+        "quick": ("lint", "only-quick", "quick"),
+        "lint": ("lint", "slow-lint"),
+    }
     found: list[Check] = []
     for word in words:
         named = [check for check in known if check.name == word or check.kind in groups.get(word, ())]
