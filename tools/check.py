@@ -216,7 +216,7 @@ def summary(outcomes: dict[str, Outcome]) -> None:
 
 def main(words: list[str]) -> int:
     if words == ["--list"]:
-        print("\n".join(f"{check.kind:<6}{check.name}" for check in checks()))
+        print("\n".join(f"{check.kind:<12}{check.name}" for check in checks()))
         return 0
     try:
         todo = chosen(words or ["all"])
