@@ -231,7 +231,7 @@ class Agent:
         """RESTART_ONLY keys whose value in the file is not the one in force."""
 
         def value(of: Config, key: str) -> object:
-            section, _, name = key.partition(".")
+            section, _unused, name = key.partition(".")
             return getattr(getattr(of, section), name)
 
         return [key for key in RESTART_ONLY if value(config, key) != value(self._in_force, key)]

@@ -66,8 +66,11 @@ class Loaded:
     notices: tuple[str, ...]
 
 
-def load(path: Path, environment: Mapping[str, str] = os.environ) -> Loaded:
-    """Read and check the file; raise `ConfigError` with every mistake that is in it."""
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Loaded:
+    """Read and check the file; raise `ConfigError` with every mistake that is in it.
+
+    `environment`: where ${NAME} is looked up, the process's own when None.
+    """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -76,7 +79,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Loaded:
         raise ConfigError([f"{path}: is not valid TOML: {error}"]) from error
     mistakes: list[str] = []
     sections: dict[str, Any] = {}
-    references = _References(environment)
+    references = _References(os.environ if environment is None else environment)
     kinds = {f.name: f.type for f in msgspec.structs.fields(Config)}
     for name, table in document.items():
         if name not in kinds:

@@ -193,7 +193,7 @@ class Scheduler:
         timestamp = time.time()
         until = time.monotonic() + deadline_s(self.interval_s)
         runners = list(self.runners.items())
-        for _, runner in runners:
+        for _unused, runner in runners:
             runner.start()
         parts: dict[str, Samples] = {}
         for name, runner in runners:
@@ -201,6 +201,6 @@ class Scheduler:
             if samples is not None:
                 parts[name] = samples
         own = self._own()
-        for _, runner in runners:
+        for _unused, runner in runners:
             own.update(runner.samples())
         self._publish(Snapshot(timestamp, {"agent": own, **parts}))

@@ -84,7 +84,7 @@ def parse(output: str) -> float | None:
         key, colon, value = line.partition(":")
         if colon:
             values[key.strip()] = value.strip()
-    number, _, unit = values.get("Instantaneous power reading", "").partition(" ")
+    number, _unused, unit = values.get("Instantaneous power reading", "").partition(" ")
     if unit.strip() != "Watts" or not number.isascii() or not number.isdecimal():
         return None
     if values.get("Power reading state is", "activated") != "activated":

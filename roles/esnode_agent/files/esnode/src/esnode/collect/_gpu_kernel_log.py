@@ -79,7 +79,7 @@ class KernelLog:
 
     def read(self) -> Iterator[Line]:
         """The XID lines since the last time."""
-        for _ in range(MOST_RECORDS):
+        for _unused in range(MOST_RECORDS):
             if self._fd < 0:
                 return
             try:
@@ -101,7 +101,7 @@ class KernelLog:
 
     @staticmethod
     def _line(line: bytes) -> Line | None:
-        head, _, text = line.decode(errors="replace").partition(";")
+        head, _unused, text = line.decode(errors="replace").partition(";")
         found = parse(text)
         if found is None:
             return None

@@ -88,7 +88,7 @@ class OfGpu:
 
     def _add_memory(self, proc: Path, held: dict[tuple[int, int, int], int], samples: Samples) -> None:
         by_pid: dict[int, int] = {}
-        for (pid, _, _), octets in held.items():
+        for (pid, _unused, _unused), octets in held.items():
             by_pid[pid] = by_pid.get(pid, 0) + octets
         for pid, octets in by_pid.items():
             name = sanitized(_text(proc / str(pid) / "comm"))

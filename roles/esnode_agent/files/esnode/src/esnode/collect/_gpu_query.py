@@ -192,7 +192,7 @@ class Fallback:
 
     def families(self) -> set[Family]:
         """See `Source`."""
-        return {g.picks[0].family for g, _ in self._getters}
+        return {g.picks[0].family for g, _unused in self._getters}
 
     def close(self) -> None:
         """See `Source`."""
@@ -248,7 +248,7 @@ class Batch:
     def _arm(self, fields: list[tuple[Field, Series]]) -> None:
         self._fields = fields
         array = (ctypes.c_char * (_ENTRY.size * len(fields)))()
-        for i, (field, _) in enumerate(fields):
+        for i, (field, _unused) in enumerate(fields):
             _ENTRY.pack_into(array, i * _ENTRY.size, field.id, field.scope, 0, 0, 0, 0, 0)
         self._array = array
         self._call: Callable[[], int] = (
@@ -310,7 +310,7 @@ class Batch:
 
     def families(self) -> set[Family]:
         """See `Source`."""
-        return {f.pick.family for f, _ in self._all}
+        return {f.pick.family for f, _unused in self._all}
 
     def close(self) -> None:
         """See `Source`."""

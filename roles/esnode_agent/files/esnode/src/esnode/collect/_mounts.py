@@ -68,7 +68,7 @@ def parse(content: bytes, strip: str = "") -> list[Mount]:
     """
     mounts: list[Mount] = []
     for line in content.splitlines():
-        left, _, right = line.partition(b" - ")
+        left, _unused, right = line.partition(b" - ")
         head, tail = left.split(b" "), right.split(b" ")
         if len(head) < 6 or len(tail) < 3 or not head[0].isdigit():
             continue

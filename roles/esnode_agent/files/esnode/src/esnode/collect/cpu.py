@@ -141,7 +141,7 @@ class Cpu:
                 if usage is not None:
                     samples[times.usage] = usage
                 continue
-            key, _, rest = line.partition(b" ")
+            key, _unused, rest = line.partition(b" ")
             if (single := _STAT_SINGLES.get(key)) is not None:
                 samples[single] = int(rest.partition(b" ")[0])
         self._times = seen  # a CPU that was taken away leaves nothing behind

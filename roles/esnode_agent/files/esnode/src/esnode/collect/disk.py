@@ -182,7 +182,7 @@ class Disk:
     def _read_diskstats(self, samples: Samples) -> None:
         seen: dict[bytes, _Plan | None] = {}
         for line in self._diskstats.read().splitlines():
-            _, _, name, rest = line.split(None, 3)
+            _unused, _unused, name, rest = line.split(None, 3)
             fields = rest.split(None, 11)
             plan = seen[name] = self._devices[name] if name in self._devices else self._plan(name)
             if plan is not None:

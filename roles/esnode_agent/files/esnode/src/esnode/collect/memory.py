@@ -72,7 +72,7 @@ class Memory:
 
     def _read_vmstat(self, samples: Samples) -> None:
         for line in self._vmstat.read().splitlines():
-            key, _, value = line.partition(b" ")
+            key, _unused, value = line.partition(b" ")
             if (known := _VMSTAT.get(key)) is not None:
                 series, factor = known
                 samples[series] = int(value) * factor
@@ -113,7 +113,7 @@ def _sizes(content: bytes) -> dict[bytes, int]:
     """The lines "key: number kB" in bytes."""
     sizes: dict[bytes, int] = {}
     for line in content.splitlines():
-        key, _, value = line.partition(b":")
+        key, _unused, value = line.partition(b":")
         if value.endswith(b" kB"):
             sizes[key] = int(value[:-3]) * 1024
     return sizes

@@ -101,7 +101,7 @@ class Network:
     def _read_interfaces(self, samples: Samples) -> None:
         seen: dict[bytes, _Interface] = {}
         for line in self._dev.read().splitlines()[2:]:
-            name, _, rest = line.rpartition(b":")
+            name, _unused, rest = line.rpartition(b":")
             values = rest.split()
             name = name.strip()
             interface = self._interfaces.get(name) or _Interface(name.decode("utf-8", "replace"), self._net)

@@ -13,7 +13,7 @@ def _weights(header: str) -> list[tuple[str, dict[str, str], float]]:
     items = []
     for item in header.split(","):
         name, *rest = (part.strip() for part in item.split(";"))
-        parameters = {k.strip().lower(): v.strip().strip('"') for k, _, v in (p.partition("=") for p in rest)}
+        parameters = {k.strip().lower(): v.strip().strip('"') for k, _unused, v in (p.partition("=") for p in rest)}
         try:
             weight = float(parameters.pop("q", "1"))
         except ValueError:
@@ -36,5 +36,5 @@ def text_format(accept: str | None) -> Format:
 
 def encoding(accept_encoding: str | None) -> Encoding:
     """gzip when the client takes it."""
-    weights = {name: weight for name, _, weight in _weights(accept_encoding or "")}
+    weights = {name: weight for name, _unused, weight in _weights(accept_encoding or "")}
     return "gzip" if weights.get("gzip", weights.get("*", 0.0)) > 0 else "identity"
