@@ -31,14 +31,6 @@ def test_the_example_fleet_deploys_by_the_documented_command(deployment: Deploym
     assert deployment.run("--limit", node, playbook="remove", **here).code == 0
 
 
-def test_the_example_fleet_does_not_end_up_in_a_home_without_root(deployment: Deployment) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root would deploy system-wide")
-    deployment.inventory = ROOT / "inventory/production"
-    here = {"ansible_connection": "local", "ansible_become": False, "esnode_agent_scope": "system"}
-    assert "ansible_become: true" in deployment.run("--limit", "gpu-h100-01.example.com", **here).output
-
-
 @pytest.fixture
 def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pwd.struct_passwd]:
     """A user of this machine who is not root, for the time of a test."""
