@@ -252,14 +252,13 @@ def test_clocks_that_change_all_the_time_are_not_waited_for(
     sim = machine("h100:1")
     one = events()
     ready(one, until, 1)
+    first_set = one._events._set
     while one._events._types & CLOCK:
         sim("inject", "event", 0, CLOCK)
-
-    def counted_later() -> bool:
-        sim("inject", "xid", 0, 31)  # again and again: NVML does not replay what comes while the set is made anew
-        return counts(one).get(("0", "31"), 0) > 0
-
-    until(counted_later)
+    # NVML does not replay what comes while the set is made anew, so wait until it is.
+    until(lambda: one._events._set is not first_set and one._events.registered)
+    sim("inject", "xid", 0, 31)
+    until(lambda: counts(one) == {("0", "31"): 1})
 
 
 def test_a_driver_without_event_support(machine: Machine, events: Events, until: Any) -> None:
