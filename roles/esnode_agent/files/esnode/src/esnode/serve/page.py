@@ -30,7 +30,7 @@ class Page:
             "openmetrics": Renderer("openmetrics"),
         }
         self._rendered: dict[_Form, bytes] = {}
-        self._asked: set[_Form] = {("prometheus", "gzip")}
+        self._asked: set[_Form] = set()
 
     def update(self, snapshot: Snapshot) -> None:
         """Take a new snapshot. Called by the ticker's thread."""

@@ -15,6 +15,7 @@ from aiohttp import web
 from esnode.expose import CONTENT_TYPES
 from esnode.serve import negotiate
 from esnode.serve.page import Page
+from esnode.serve.server import MAX_BODY_BYTES
 
 _FIRST_SNAPSHOT_S = 8.0
 
@@ -57,7 +58,7 @@ class Routes:
 
     def application(self) -> web.Application:
         """The application with every route."""
-        app = web.Application(client_max_size=64 * 1024)
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_get("/", self.index)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/healthz", self.healthz)
