@@ -89,7 +89,11 @@ def tests() -> Iterator[Check]:
     yield Check("unit-quick", "only-quick", "test", no_gpu, version, ("tests/unit",))
     yield Check(f"unit-{version}", "full", "test", unit, version, ("tests/unit",))
     yield Check(
-        "simulator-quick", "quick", "test", ("pytest", "-m", "not slow", "tests/nvmlsim"), needs=("tests/nvmlsim",)
+        "simulator-quick",
+        "quick",
+        "test",
+        ("pytest", "-n", "2", "-m", "not slow", "tests/nvmlsim"),
+        needs=("tests/nvmlsim",),
     )
     for other in SUPPORTED:
         if other != version:
@@ -164,12 +168,13 @@ def run(check: Check) -> Outcome:
     if check.python and not interpreter(check.python):
         return Outcome("skipped", f"Python {check.python} is not on this machine")
     began = time.monotonic()
+    log, xml = LOGS / f"{check.name}.log", LOGS / f"{check.name}.xml"
+    xml.unlink(missing_ok=True)
     try:
         venv = environment(check.environment, check.python)
     except Missing as missing:
+        log.write_text(f"{missing}\n")
         return Outcome("FAILED", str(missing), counts=Counter(failed=1))
-    log, xml = LOGS / f"{check.name}.log", LOGS / f"{check.name}.xml"
-    xml.unlink(missing_ok=True)
     more = ["-q", f"--junitxml={xml}"] if check.pytest else []
     code = run_logged(venv, [*check.command, *more], log, live=check.pytest)
     seconds = time.monotonic() - began
