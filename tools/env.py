@@ -137,12 +137,29 @@ def environment(name: str, version: str | None = None) -> Path:
         stamp.unlink(missing_ok=True)
         env = uv_environment()
         quiet = () if sys.stderr.isatty() else ("--quiet",)
-        create = [program, "venv", "--quiet", "--clear", "--python", python, "--no-python-downloads", home]
-        sync = [program, "pip", "sync", *quiet, "--python", home / "bin/python", "--require-hashes", lock]
+        create: list[str | Path] = [
+            program,
+            "venv",
+            "--quiet",
+            "--clear",
+            "--python",
+            python,
+            "--no-python-downloads",
+            home,
+        ]
+        sync: list[str | Path] = [
+            program,
+            "pip",
+            "sync",
+            *quiet,
+            "--python",
+            home / "bin/python",
+            "--require-hashes",
+            lock,
+        ]
         # One that is there is changed in place: a program may be running out of it.
         there = (home / "bin/python").exists() and (home / "bin/python").resolve() == python.resolve()
-        commands: list[list[str | Path]] = [sync] if there else [create, sync]
-        for command in commands:
+        for command in [sync] if there else [create, sync]:
             if subprocess.run(command, env=env, stdout=sys.stderr, check=False).returncode:
                 raise Missing(f"build/venvs/{home.name} could not be made; uv's message is above.")
         stamp.write_text(want)
