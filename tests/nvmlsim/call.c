@@ -87,6 +87,11 @@ static nvmlReturn_t faulted(struct state *s, enum function f, int gpu)
         uint32_t kind = atomic_load(&x->kind), id = x->id;
         if (kind == FAULT_NONE || !(x->functions[f / 8] >> (f % 8) & 1) || (x->gpu >= 0 && x->gpu != gpu))
             continue;
+        int32_t skip = atomic_load(&x->skip);
+        while (skip > 0 && !atomic_compare_exchange_weak(&x->skip, &skip, skip - 1))
+            ;
+        if (skip > 0)
+            continue;
         int32_t left = atomic_load(&x->remaining);
         while (left > 0 && !atomic_compare_exchange_weak(&x->remaining, &left, left - 1))
             ;

@@ -36,6 +36,7 @@ static const char usage[] =
     "  set-ambient GPU CELSIUS              25 by default\n"
     "  set-temp GPU CELSIUS|auto            hold the temperature\n"
     "  bmc-cap GPU WATTS|none               a cap set out of band: enforced < requested limit\n"
+    "  limit-step GPU WATTS                 power limits are rounded down to it, as if by the driver\n"
     "  pretend-uid UID|real                 whom the setters take the callers for\n"
     "  pretend-unprivileged on|off          root without CAP_SYS_ADMIN\n"
     "  persistenced on|off                  persistence comes back after reboots and driver reloads\n"
@@ -58,8 +59,9 @@ static const char usage[] =
     "  inject sram-threshold GPU on|off     the SRAM error threshold is exceeded\n"
     "  lose GPU [--vanish]                  off the bus: GPU_IS_LOST; --vanish: not enumerated either\n"
     "  restore GPU                          found again\n"
-    "  fail FUNCTION CODE [--gpu GPU] [--times N]    forced return code of a function; * and ? match\n"
-    "  hang FUNCTION SECONDS|forever [--gpu GPU] [--times N]    the call waits that long, or until cleared\n"
+    "  fail FUNCTION CODE [--gpu GPU] [--times N] [--after N]    forced return code of a function; * and ? match;\n"
+    "                                       with --after the first N calls go through\n"
+    "  hang FUNCTION SECONDS|forever [--gpu GPU] [--times N] [--after N]    the call waits that long, or until cleared\n"
     "\n"
     "the machine:\n"
     "  reload-driver [--force]              settings and counters start over; refused while clients are attached\n"
@@ -221,6 +223,7 @@ static const struct {
     { "set-ambient", command_set_ambient },
     { "set-temp", command_set_temp },
     { "bmc-cap", command_bmc_cap },
+    { "limit-step", command_limit_step },
     { "pretend-uid", command_pretend_uid },
     { "pretend-unprivileged", command_pretend_unprivileged },
     { "persistenced", command_persistenced },

@@ -40,6 +40,7 @@ bool parse_gpus(struct state *s, const char *text, struct gpus *out);      /* sa
 
 typedef int command_function(struct state *s, struct args *a);
 command_function command_set_load, command_process, command_advance, command_set_ambient, command_set_temp, command_bmc_cap,
+    command_limit_step,
     command_pretend_uid, command_pretend_unprivileged, command_persistenced, command_set_driver_version, command_vm,
     command_inject, command_lose, command_restore, command_fail, command_hang, command_reload_driver, command_unload_driver,
     command_load_driver, command_reboot, command_reset, command_mig, command_clear;

@@ -160,6 +160,18 @@ int command_bmc_cap(struct state *s, struct args *a)
     return 0;
 }
 
+int command_limit_step(struct state *s, struct args *a)
+{
+    struct gpus list;
+    double watts;
+    if (a->count != 2 || !parse_number(a->values[1], 0, 1000, &watts))
+        return fail("limit-step takes a GPU and watts, 0 for none");
+    if (!parse_gpus(s, a->values[0], &list))
+        return 1;
+    EACH_GPU(s, list, g->limit_step_mw = (uint32_t)(watts * 1000 + 0.5));
+    return 0;
+}
+
 int command_pretend_uid(struct state *s, struct args *a)
 {
     double uid = -1;

@@ -300,14 +300,16 @@ static bool same_function(const char *pattern, const char *name)
 
 static int add_fault(struct state *s, struct args *a, uint32_t kind, int32_t code, double seconds)
 {
-    const char *gpu = take_option(a, "--gpu"), *times = take_option(a, "--times");
+    const char *gpu = take_option(a, "--gpu"), *times = take_option(a, "--times"), *after = take_option(a, "--after");
     struct gpus list = { 0 };
-    double n = -1;
+    double n = -1, skip = 0;
     bool matched = false;
     if (gpu && !parse_gpus(s, gpu, &list))
         return 1;
     if (times && !parse_number(times, 1, 1e9, &n))
         return fail("--times takes a count, not '%s'", times);
+    if (after && !parse_number(after, 1, 1e9, &skip))
+        return fail("--after takes a count, not '%s'", after);
     if (a->count != 2)
         return fail("the function, then %s", kind == FAULT_HANG ? "seconds or 'forever'" : "the return code");
     for (uint32_t k = 0; k < (list.count ? list.count : 1); k++) {
@@ -331,6 +333,7 @@ static int add_fault(struct state *s, struct args *a, uint32_t kind, int32_t cod
             f->gpu = list.count ? (int32_t)list.gpus[k]->index : -1;
             f->code = code;
             f->seconds = seconds;
+            atomic_store(&f->skip, (int32_t)skip);
             atomic_store(&f->remaining, (int32_t)n);
             snprintf(f->pattern, sizeof f->pattern, "%s", a->values[0]);
             atomic_store(&f->kind, kind);

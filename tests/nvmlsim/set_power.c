@@ -16,6 +16,8 @@ static nvmlReturn_t set_limit(struct gpu *g, uint scope, uint limit_mw)
     ROOT_ONLY();
     REQUIRE(limit_mw >= (uint)(module ? p->module_min_mw : p->limit_min_mw));
     REQUIRE(limit_mw <= (uint)(module ? p->module_max_mw : p->limit_max_mw));
+    if (g->limit_step_mw)
+        limit_mw -= limit_mw % g->limit_step_mw;
     *(module ? &g->module_limit_mw : &g->limit_mw) = limit_mw;
     physics_refresh(g);
     return NVML_SUCCESS;

@@ -90,6 +90,7 @@ struct gpu {
     /* outside influence and faults, set by the CLI */
     struct load load;
     int64_t bmc_cap_mw;                                 /* -1: none */
+    uint32_t limit_step_mw;                             /* requested limits are rounded down to it; 0: kept as they are */
     double ambient_c;
     int32_t pinned_celsius;                             /* NO_LIMIT: moves by itself */
     uint64_t forced_reasons;
@@ -142,6 +143,7 @@ struct fault {
     uint32_t id;
     int32_t gpu;                                        /* -1: any, and calls without a GPU */
     int32_t code;                                       /* nvmlReturn_t of FAULT_RETURN */
+    _Atomic int32_t skip;                               /* so many calls go through first */
     _Atomic int32_t remaining;                          /* -1: always */
     double seconds;                                     /* of FAULT_HANG; < 0: until cleared */
     uint8_t functions[(FN_COUNT + 7) / 8];

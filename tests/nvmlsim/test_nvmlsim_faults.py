@@ -173,6 +173,9 @@ def test_forced_codes(machine, client):
     assert [c.code(f"h({i})") for i in (0, 1)] == [0, 4]
     sim("clear", "faults")
     assert c.code("n.nvmlDeviceGetCount()") == 0
+    sim("fail", "nvmlDeviceGetName", 15, "--after", 2, "--times", 1)
+    assert [c.code("n.nvmlDeviceGetName(h())") for _ in range(4)] == [0, 0, 15, 0]
+    sim("clear", "faults")
     sim("fail", "nvmlInit*", 18)
     assert client(sim, init=False).code("n.nvmlInit()") == 18
     with pytest.raises(Exception, match="no function"):

@@ -143,6 +143,17 @@ def test_a_bmc_cap_lowers_what_is_enforced_and_nothing_else(machine, client):
     assert c("n.nvmlDeviceGetEnforcedPowerLimit(h())") == 400000
 
 
+def test_limits_in_steps_are_not_what_was_asked_for(machine, client):
+    sim = machine()
+    c = client(sim)
+    sim("limit-step", 0, 50)
+    c("n.nvmlDeviceSetPowerManagementLimit(h(), 349999)")
+    assert c("n.nvmlDeviceGetPowerManagementLimit(h())") == 300000
+    sim("limit-step", 0, 0)
+    c("n.nvmlDeviceSetPowerManagementLimit(h(), 349999)")
+    assert c("n.nvmlDeviceGetPowerManagementLimit(h())") == 349999
+
+
 def settle(c) -> None:
     c("n.nvmlDeviceSetPowerManagementLimit(h(), 400000)")
     c("n.nvmlDeviceSetGpuLockedClocks(h(), 900, 1200)")

@@ -1,0 +1,259 @@
+# Copyright: the esnode authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an operator asks of a GPU, read only. What a board or a driver has no answer to is absent, never 0."""
+
+from __future__ import annotations
+
+import typing as t
+
+from . import _nvml_instances as mig
+from ._nvml_mig import process_name
+from ._nvml_modes import COMPUTE_MODES
+from .nvml import GPU_IS_LOST, INVALID_ARGUMENT, RESET_REQUIRED, Gpu, NvmlError, text
+
+Facts = dict[str, t.Any]
+
+_ARCHITECTURES = {2: "Kepler", 3: "Maxwell", 4: "Pascal", 5: "Volta", 6: "Turing", 7: "Ampere", 8: "Ada", 9: "Hopper"}
+_ARCHITECTURES.update({10: "Blackwell"})
+_REASONS = {
+    0x1: "idle",
+    0x2: "application_clocks",
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal",
+    0x40: "hw_thermal",
+    0x80: "power_brake",
+    0x100: "display",
+}
+_CLOCKS = {"graphics": 0, "sm": 1, "memory": 2, "video": 3}
+_THRESHOLDS = {"shutdown": 0, "slowdown": 1, "memory_max": 2, "gpu_max": 3}
+_ACTIONS = {0: "none", 1: "reset", 2: "reboot", 3: "drain_p2p", 4: "drain_and_reset"}
+_FI_MEMORY_TEMPERATURE, _FI_RECOVERY_ACTION, _FI_LINKS = 82, 230, 91
+_ECC_KINDS = {"corrected": 0, "uncorrected": 1}
+_LIFETIMES = {"volatile": 0, "aggregate": 1}
+
+
+class Reader:
+    """Reads one GPU group by group. A GPU that can't be read gives what it has and `state`, `error`."""
+
+    def __init__(self, gpu: Gpu, supported_clocks: bool = False) -> None:
+        self._gpu = gpu
+        self._supported_clocks = supported_clocks
+
+    def facts(self) -> Facts:
+        facts: Facts = {**self._gpu.identity(), "state": "ok"}
+        try:
+            if self._gpu.error:
+                raise self._gpu.error
+            for name, read in self._groups().items():
+                found = read()
+                if isinstance(found, dict):
+                    found = {key: value for key, value in found.items() if value not in (None, {})}
+                if found or isinstance(found, list):
+                    facts[name] = found
+            facts.update({key: value for key, value in self._board().items() if value is not None})
+        except NvmlError as error:
+            states = {GPU_IS_LOST: "lost", RESET_REQUIRED: "reset_required"}
+            facts.update(state=states.get(error.code or 0, "error"), error=str(error))
+        return facts
+
+    def _groups(self) -> dict[str, t.Callable[[], t.Any]]:
+        return {
+            "memory": self._memory,
+            "power": self._power,
+            "clocks": self._clocks,
+            "temperature": self._temperature,
+            "utilization": self._utilization,
+            "fans_percent": self._fans,
+            "modes": self._modes,
+            "mig_instances": lambda: (
+                [each.as_state() for each in mig.instances(self._gpu)] if self._has_mig() else None
+            ),
+            "mig_devices": lambda: mig.devices(self._gpu) if self._has_mig() else None,
+            "pcie": self._pcie,
+            "nvlink": self._nvlink,
+            "health": self._health,
+            "processes": self._processes,
+        }
+
+    def _ask(self, function: str, *args: t.Any) -> t.Any:
+        """None where there is no answer: also where the driver refuses, for some getters take root, too."""
+        try:
+            return self._gpu.ask(function, *args)
+        except NvmlError as error:
+            if error.code in (GPU_IS_LOST, RESET_REQUIRED):
+                raise
+            return None
+
+    def _field(self, field: int, scope: int = 0) -> int | None:
+        try:
+            return self._gpu.field(field, scope)
+        except NvmlError as error:
+            if error.code in (GPU_IS_LOST, RESET_REQUIRED):
+                raise
+            return None
+
+    def _text(self, function: str) -> str | None:
+        value = self._ask(function)
+        return None if value is None else text(value)
+
+    def _board(self) -> Facts:
+        architecture = self._ask("nvmlDeviceGetArchitecture")
+        capability = self._ask("nvmlDeviceGetCudaComputeCapability")
+        return {
+            "serial": self._text("nvmlDeviceGetSerial"),
+            "part_number": self._text("nvmlDeviceGetBoardPartNumber"),
+            "vbios_version": self._text("nvmlDeviceGetVbiosVersion"),
+            "minor_number": self._ask("nvmlDeviceGetMinorNumber"),
+            "architecture": None if architecture is None else _ARCHITECTURES.get(architecture, str(architecture)),
+            "compute_capability": None if capability is None else "{}.{}".format(*capability),
+        }
+
+    def _memory(self) -> Facts:
+        info = self._ask("nvmlDeviceGetMemoryInfo")
+        bar1 = self._ask("nvmlDeviceGetBAR1MemoryInfo")
+        return {
+            "total_bytes": info and info.total,
+            "used_bytes": info and info.used,
+            "free_bytes": info and info.free,
+            "bar1_total_bytes": bar1 and bar1.bar1Total,
+        }
+
+    def _power(self) -> Facts:
+        low, high = self._ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
+        return {
+            "usage_mw": self._ask("nvmlDeviceGetPowerUsage"),
+            "energy_mj": self._ask("nvmlDeviceGetTotalEnergyConsumption"),
+            "limit_mw": self._ask("nvmlDeviceGetPowerManagementLimit"),
+            "enforced_limit_mw": self._ask("nvmlDeviceGetEnforcedPowerLimit"),
+            "default_limit_mw": self._ask("nvmlDeviceGetPowerManagementDefaultLimit"),
+            "min_limit_mw": low,
+            "max_limit_mw": high,
+            "module_limit_mw": self._field(192, 1),
+            "module_enforced_limit_mw": self._field(190, 1),
+        }
+
+    def _clocks(self) -> Facts:
+        facts: Facts = {}
+        for name, number in _CLOCKS.items():
+            facts[f"{name}_mhz"] = self._ask("nvmlDeviceGetClockInfo", number)
+            facts[f"max_{name}_mhz"] = self._ask("nvmlDeviceGetMaxClockInfo", number)
+        reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        if reasons is not None:
+            facts["event_reasons"] = [name for bit, name in _REASONS.items() if reasons & bit]
+        if self._supported_clocks:
+            memory = self._ask("nvmlDeviceGetSupportedMemoryClocks")
+            facts["supported_mhz"] = {
+                str(clock): sorted(self._ask("nvmlDeviceGetSupportedGraphicsClocks", clock) or ())
+                for clock in memory or ()
+            }
+        return facts
+
+    def _temperature(self) -> Facts:
+        limits = {
+            f"{name}_celsius": self._ask("nvmlDeviceGetTemperatureThreshold", number)
+            for name, number in _THRESHOLDS.items()
+        }
+        memory = self._field(_FI_MEMORY_TEMPERATURE)
+        return {
+            "gpu_celsius": self._ask("nvmlDeviceGetTemperature", 0),
+            "memory_celsius": memory or None,  # 0 is how boards without the sensor answer
+            "margin_celsius": self._margin(),
+            **limits,
+        }
+
+    def _margin(self) -> int | None:
+        value = self._ask("nvmlDeviceGetMarginTemperature")
+        return None if value is None else int(getattr(value, "marginTemperature", value))
+
+    def _utilization(self) -> Facts:
+        rates = self._ask("nvmlDeviceGetUtilizationRates")
+        encoder = self._ask("nvmlDeviceGetEncoderUtilization")
+        decoder = self._ask("nvmlDeviceGetDecoderUtilization")
+        return {
+            "gpu_percent": rates and rates.gpu,
+            "memory_percent": rates and rates.memory,
+            "encoder_percent": encoder and encoder[0],
+            "decoder_percent": decoder and decoder[0],
+        }
+
+    def _fans(self) -> list[int] | None:
+        count = self._ask("nvmlDeviceGetNumFans")
+        if count is None:
+            return None
+        speeds = [self._ask("nvmlDeviceGetFanSpeed_v2", fan) for fan in range(count)]
+        return [int(speed) for speed in speeds if speed is not None] or None
+
+    def _has_mig(self) -> bool:
+        return bool((self._ask("nvmlDeviceGetMigMode") or (0, 0))[0])
+
+    def _modes(self) -> Facts:
+        persistence = self._ask("nvmlDeviceGetPersistenceMode")
+        compute = self._ask("nvmlDeviceGetComputeMode")
+        accounting = self._ask("nvmlDeviceGetAccountingMode")
+        names = {number: name for name, number in COMPUTE_MODES.items()}
+        facts: Facts = {
+            "persistence": None if persistence is None else bool(persistence),
+            "compute": None if compute is None else names.get(compute, f"number {compute}"),
+            "accounting": None if accounting is None else bool(accounting),
+        }
+        for name in ("Ecc", "Mig"):
+            modes = self._ask(f"nvmlDeviceGet{name}Mode")
+            if modes is not None:
+                facts[name.lower()], facts[f"{name.lower()}_pending"] = (bool(mode) for mode in modes)
+        return facts
+
+    def _pcie(self) -> Facts:
+        return {
+            "generation": self._ask("nvmlDeviceGetCurrPcieLinkGeneration"),
+            "max_generation": self._ask("nvmlDeviceGetMaxPcieLinkGeneration"),
+            "width": self._ask("nvmlDeviceGetCurrPcieLinkWidth"),
+            "max_width": self._ask("nvmlDeviceGetMaxPcieLinkWidth"),
+            "replays": self._ask("nvmlDeviceGetPcieReplayCounter"),
+        }
+
+    def _nvlink(self) -> Facts:
+        count = self._field(_FI_LINKS)
+        if not count:
+            return {}
+        states = {}
+        for link in range(count):
+            try:
+                states[link] = self._ask("nvmlDeviceGetNvLinkState", link)
+            except NvmlError as error:
+                if error.code != INVALID_ARGUMENT:
+                    raise
+        down = [link for link, state in states.items() if state == 0]
+        return {"links": count, "up": sum(state == 1 for state in states.values()), "down": down}
+
+    def _health(self) -> Facts:
+        facts: Facts = {}
+        for lifetime, number in _LIFETIMES.items():
+            errors = {
+                kind: self._ask("nvmlDeviceGetTotalEccErrors", which, number) for kind, which in _ECC_KINDS.items()
+            }
+            facts[f"ecc_{lifetime}"] = {kind: count for kind, count in errors.items() if count is not None}
+        rows = self._ask("nvmlDeviceGetRemappedRows")
+        if rows is not None:
+            names = ("correctable", "uncorrectable", "pending", "failed")
+            facts["remapped_rows"] = {
+                name: bool(value) if name in ("pending", "failed") else value for name, value in zip(names, rows)
+            }
+        pages = [self._ask("nvmlDeviceGetRetiredPages", cause) for cause in (0, 1)]
+        if any(found is not None for found in pages):
+            facts["retired_pages"] = sum(len(found or ()) for found in pages)
+        action = self._field(_FI_RECOVERY_ACTION)
+        if action is not None:
+            facts["recovery_action"] = _ACTIONS.get(action, f"number {action}")
+        return facts
+
+    def _processes(self) -> list[Facts] | None:
+        try:
+            found = self._gpu.processes()
+        except NvmlError as error:
+            if error.code in (GPU_IS_LOST, RESET_REQUIRED):
+                raise
+            return None
+        return [{**process, "name": process_name(process["pid"])} for process in found]

@@ -1,0 +1,168 @@
+#!/usr/bin/python
+# Copyright: the esnode authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nvml_ecc_mode
+short_description: Set the ECC mode of NVIDIA GPUs
+version_added: 1.0.0
+description:
+  - Sets the mode that is in force after the next reset of the GPU or reboot. The board keeps it by itself.
+  - What is pending is compared and changed; RV(gpus[].after.reset_required) says whether a reset is still to come. See
+    M(esnode.core.nvml_reset).
+extends_documentation_fragment:
+  - esnode.core.nvml
+  - esnode.core.nvml.setting
+options:
+  enabled:
+    description: Whether it shall be on.
+    type: bool
+    required: true
+attributes:
+  idempotent:
+    description: The pending mode is compared.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Switch ECC on
+  esnode.core.nvml_ecc_mode:
+    gpus: "*A6000*"
+    enabled: true
+  register: ecc
+
+- name: Reset the GPUs that wait for it
+  esnode.core.nvml_reset:
+    gpus: all
+"""
+
+RETURN = r"""
+driver_version:
+  description: Version of the NVIDIA driver.
+  returned: success
+  type: str
+  sample: 580.105.08
+gpus:
+  description: The selected GPUs by index. Empty when the host was skipped.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    index:
+      description: Index at this moment.
+      type: int
+      sample: 0
+    uuid:
+      description: UUID.
+      type: str
+      sample: GPU-96381856-290c-ae6b-8206-374242020f5e
+    name:
+      description: Model.
+      type: str
+      sample: NVIDIA H100 80GB HBM3
+    pci_bus_id:
+      description: Address.
+      type: str
+      sample: "00000000:1B:00.0"
+    changed:
+      description: Whether this GPU was changed, or would be in check mode.
+      type: bool
+      sample: true
+    before:
+      description: How it was.
+      type: dict
+      contains:
+        current:
+          description: Whether ECC is in force.
+          type: bool
+          sample: true
+        pending:
+          description: Whether it is after the next reset.
+          type: bool
+          sample: true
+        reset_required:
+          description: Whether the two differ.
+          type: bool
+          sample: false
+    after:
+      description: How it is, read back; in check mode how it would be. With the same keys as RV(gpus[].before).
+      type: dict
+      contains:
+        current:
+          description: Whether ECC is in force.
+          type: bool
+          sample: true
+        pending:
+          description: Whether it is after the next reset.
+          type: bool
+          sample: true
+        reset_required:
+          description: Whether the two differ.
+          type: bool
+          sample: false
+rolled_back:
+  description: UUIDs of the GPUs that had been set and were put back.
+  returned: when a GPU could not be set
+  type: list
+  elements: str
+  sample: [GPU-96381856-290c-ae6b-8206-374242020f5e]
+rollback_failed:
+  description: By UUID, why a GPU could not be put back.
+  returned: when a GPU could not be set
+  type: dict
+  sample: {}
+errors:
+  description: What was refused, and by which GPU.
+  returned: when a GPU can not or could not be set
+  type: list
+  elements: dict
+  contains:
+    index:
+      description: Index of the GPU. Not there when it was not one GPU's doing.
+      type: int
+      sample: 2
+    uuid:
+      description: UUID of the GPU.
+      type: str
+      sample: GPU-96381856-290c-ae6b-8206-374242020f5e
+    name:
+      description: Model of the GPU.
+      type: str
+      sample: NVIDIA H100 80GB HBM3
+    pci_bus_id:
+      description: Address of the GPU.
+      type: str
+      sample: "00000000:1B:00.0"
+    msg:
+      description: What was wrong and what to do.
+      type: str
+      sample: "GPU 2 (GPU-96381856-290c-ae6b-8206-374242020f5e): the GPU has fallen off the bus"
+    code:
+      description: Return code of NVML. Not there when the driver was not even asked.
+      type: int
+      sample: 15
+"""
+
+import typing as t
+
+from ansible_collections.esnode.core.plugins.module_utils._nvml_modes import EccMode
+from ansible_collections.esnode.core.plugins.module_utils._nvml_module import SettingModule
+
+
+class Module(SettingModule):
+    options: t.ClassVar[dict[str, t.Any]] = {"enabled": {"type": "bool", "required": True}}
+    persistable = False
+
+    def setting(self, params: dict[str, t.Any]) -> EccMode:
+        return EccMode(params["enabled"])
+
+
+def main() -> None:
+    Module().run()
+
+
+if __name__ == "__main__":
+    main()
