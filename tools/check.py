@@ -144,11 +144,13 @@ def run_logged(venv: Path, command: list[str], log: Path, live: bool) -> int:
     """Run with the output in a file, and on the screen as it comes when `live`."""
     # Ansible keeps its caches in build/, too.
     own = {"PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "ANSIBLE_HOME": str(ROOT / "build/ansible"), "NO_COLOR": "1"}
+    # What a test starts over and over must not compile the same sources each time.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(venv / "bin" / command[0]), *command[1:]],
             cwd=ROOT,
-            env={**os.environ, **own},
+            env={**inherited, **own},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -152,6 +152,7 @@ def environment(name: str, version: str | None = None) -> Path:
             "pip",
             "sync",
             *quiet,
+            "--compile-bytecode",  # else every program that a test starts compiles what it imports
             "--python",
             home / "bin/python",
             "--require-hashes",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def main(names: list[str]) -> int:
     sys.path[:0] = [str(HERE), str(HERE.parent / "integration"), str(HERE.parent / "nvmlsim")]
     from row import Row
 
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed release is compiled, so what runs here is, too
     rows: list[Row] = []
     for path in sorted(HERE.glob("bench_*.py")):
         if not names or path.stem.removeprefix("bench_") in names:
