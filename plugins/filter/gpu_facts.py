@@ -27,7 +27,8 @@ EXAMPLES = r"""
 
 - name: Go on with hosts in groups such as gpu_h100
   ansible.builtin.group_by:
-    key: "{{ (nvml | esnode.core.gpu_facts).groups }}"
+    key: "{{ item }}"
+  loop: "{{ (nvml | esnode.core.gpu_facts).groups }}"
 """
 
 RETURN = r"""

@@ -93,12 +93,13 @@ _value:
       sample: 30000000
     hosts:
       description:
-        - By host C(before_mw) and C(after_mw), its C(gpus) with C(index), C(uuid), C(name), C(before_mw) and
-          C(after_mw), and the steps of each pass, C(lower) and C(raise).
+        - By host C(reserve_mw), C(before_mw) and C(after_mw), its C(gpus) with C(index), C(uuid), C(name), C(before_mw)
+          and C(after_mw), and the steps of each pass, C(lower) and C(raise).
         - A step is a C(limit) with the UUIDs of the C(gpus) that get it. GPUs that keep their limit are in C(lower).
       type: dict
       sample:
         gpu01:
+          reserve_mw: 0
           before_mw: 700000
           after_mw: 437000
           gpus:

@@ -203,6 +203,7 @@ def _fill(shares: list[Share], total_w: int) -> None:
 
 def _of_host(shares: list[Share], reserve: int, held: bool) -> dict[str, t.Any]:
     return {
+        "reserve_mw": reserve,
         "before_mw": reserve + sum(one.before for one in shares),
         "after_mw": reserve + sum(one.after for one in shares),
         "gpus": [

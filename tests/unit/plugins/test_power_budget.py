@@ -184,7 +184,8 @@ def test_figures_of_a_rack() -> None:
     reserve = {"big": "1kW", "small": 500, "cpu": 400}
     plan = power_budget(rack(), "6kW", reserve=reserve)
     assert (plan["before_mw"], plan["after_mw"], plan["reserve_mw"]) == (8_900_000, 6_000_000, 1_900_000)
-    assert plan["hosts"]["cpu"] == {"before_mw": 400_000, "after_mw": 400_000, "gpus": [], "lower": [], "raise": []}
+    watts = {"reserve_mw": 400_000, "before_mw": 400_000, "after_mw": 400_000}
+    assert plan["hosts"]["cpu"] == {**watts, "gpus": [], "lower": [], "raise": []}
     assert sorted(set(limits(plan).values())) == [341_000, 342_000]
     proportional = limits(power_budget(rack(), "6kW", reserve=reserve, share="default"))
     assert set(proportional.values()) == {410_000, 205_000}
