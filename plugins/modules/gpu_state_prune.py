@@ -11,7 +11,7 @@ short_description: Forget recorded GPU settings that a declaration no longer has
 version_added: 1.0.0
 author: The esnode authors (@esnode)
 description:
-  - Whoever declares settings of GPUs, as the role C(esnode.core.esnode_power) does, records them with O(persist) of the
+  - Whoever declares settings of GPUs, as the role C(esnode.core.esnode_power) does, records them with C(persist) of the
     modules, and calls this afterwards with all that it declares. What it declared the last time and no longer does is
     removed from the desired state. What others have recorded stays.
   - Nothing is set on a GPU. A setting that is forgotten holds until the next reboot or until something else is set.
