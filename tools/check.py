@@ -104,7 +104,7 @@ def tests() -> Iterator[Check]:
         yield Check(name, "full", "test-core216", ("pytest", "-n", "2", *there), oldest, paths)
     yield Check("simulator-slow", "full", "test", ("pytest", "-m", "slow", "tests/nvmlsim"), needs=("tests/nvmlsim",))
     yield Check("integration", "full", "test", ("pytest", "tests/integration"), needs=("tests/integration",))
-    yield Check("e2e", "full", "test", ("pytest", "tests/e2e"), needs=("tests/e2e",))
+    yield Check("e2e", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/e2e"), needs=("tests/e2e",))
 
 
 def release() -> Iterator[Check]:
@@ -144,6 +144,8 @@ def run_logged(venv: Path, command: list[str], log: Path, live: bool) -> int:
     """Run with the output in a file, and on the screen as it comes when `live`."""
     # Ansible keeps its caches in build/, too.
     own = {"PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "ANSIBLE_HOME": str(ROOT / "build/ansible"), "NO_COLOR": "1"}
+    # Two mypys that run side by side trip over one cache.
+    own["MYPY_CACHE_DIR"] = str(ROOT / f"build/cache/mypy/{log.stem}")
     # What a test starts over and over must not compile the same sources each time.
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with log.open("wb") as file:
