@@ -15,6 +15,7 @@ from deployment import ROOT, Deployment
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist tells what was collected
 def pytest_collection_finish(session: pytest.Session) -> None:
     """A deployment lives through the tests of a file in their order; --failed-first must not turn it round."""
     places = [place for place, item in enumerate(session.items) if HERE in item.path.parents]
