@@ -65,9 +65,12 @@ def unavailable() -> str | None:
 
 
 class Lab:
-    """Hosts on a bridge in a network namespace. `name` is for people: labs of one name run side by side."""
+    """Hosts on a bridge in a network namespace. `name` is for people: labs of one name run side by side.
 
-    def __init__(self, name: str, specs: Iterable[Spec], *, stays: bool = False) -> None:
+    It is taken down at the end of the `with`; one that `stays` is not, and belongs to whom the text names.
+    """
+
+    def __init__(self, name: str, specs: Iterable[Spec], *, stays: str = "") -> None:
         self.name = name
         self.specs = list(specs)
         self.collections = ROOT / "collections"  # another one deploys from a changed copy
@@ -90,8 +93,8 @@ class Lab:
                 list(pool.map(rootfs, sorted({spec.release for spec in self.specs})))
             if any(spec.gpus for spec in self.specs):
                 nvmlsim.build()
-            description = {"name": self.name, "stays": self._stays, "checkout": str(ROOT)}
-            self.slot = lab_slot.claim({**description, "hosts": [asdict(spec) for spec in self.specs]})
+            description = {"name": self.name, "stays": self._stays, "hosts": [asdict(spec) for spec in self.specs]}
+            self.slot = lab_slot.claim(description)
             try:
                 self._boot()
             except BaseException:
@@ -139,8 +142,7 @@ class Lab:
             f"addr add {self.slot.address(1)}/24 dev lab",
             "link set lab up",
         )
-        hosts = [Host(self.slot, spec, number, network) for number, spec in enumerate(self.specs, 1)]
-        self._hosts = {host.name: host for host in hosts}
+        hosts = self._know_hosts()
         key = (path / "key.pub").read_text()
         etc_hosts = "".join(
             f"{a} {n}\n" for a, n in [("127.0.0.1", "localhost"), *((h.address, h.name) for h in hosts)]
@@ -151,6 +153,20 @@ class Lab:
         with ThreadPoolExecutor(len(hosts) or 1) as pool:
             list(pool.map(Host.wait, hosts))
         self.inventory.write_text(self._inventory())
+
+    def _know_hosts(self) -> list[Host]:
+        hosts = [Host(self.slot, spec, number, self.slot.path / "net") for number, spec in enumerate(self.specs, 1)]
+        self._hosts = {host.name: host for host in hosts}
+        return hosts
+
+    @classmethod
+    def of(cls, slot: lab_slot.Slot) -> Lab:
+        """One that stays, as it was booted by another process."""
+        found = slot.description
+        lab = cls(found["name"], [Spec(**host) for host in found["hosts"]], stays=found["stays"])
+        lab.slot = slot
+        lab._know_hosts()
+        return lab
 
     def __getitem__(self, name: str) -> Host:
         return self._hosts[name]
@@ -176,8 +192,8 @@ class Lab:
             "StrictHostKeyChecking": "no",
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
-            # A host that was cut off is given up after a quarter of a minute.
-            "ServerAliveInterval": "5",
+            # A host that was cut off is given up after some ten seconds.
+            "ServerAliveInterval": "3",
             "ServerAliveCountMax": "3",
         }
         return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +86,8 @@ class Slot:
 
     def release(self) -> None:
         """Take everything down."""
-        for group in self._groups():
-            end(group)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(end, {group.name for group in folders(f"{self.prefix}*")}))
         for control in (self.path / "cp").glob("*"):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(
@@ -102,13 +104,10 @@ class Slot:
         with contextlib.suppress(OSError):
             BASE.rmdir()  # the last one out
 
-    def _groups(self) -> set[str]:
-        return {group.name for group in folders(f"{self.prefix}*")}
-
 
 def hierarchies() -> list[Path]:
     """The single one of cgroup v2, or those of v1."""
-    return [path.parent for path in CGROUPS.glob("*/cgroup.procs")] if CGROUPS_V1 else [CGROUPS]
+    return sorted(path.parent for path in CGROUPS.glob("*/cgroup.procs")) if CGROUPS_V1 else [CGROUPS]
 
 
 def folders(group: str) -> list[Path]:
@@ -119,12 +118,12 @@ def folders(group: str) -> list[Path]:
 def members(group: str) -> dict[int, bool]:
     """The processes of a host's cgroup; True for those inside of the host, False for nspawn's own."""
     found = {}
-    for folder in folders(group):
-        for procs in folder.glob("**/cgroup.procs"):
-            with contextlib.suppress(OSError):
-                for pid in map(int, procs.read_text().split()):
-                    with contextlib.suppress(OSError, StopIteration):
-                        found[pid] = len(pid_in_namespaces(pid)) > 1
+    # Each hierarchy has all of them. Groups come and go meanwhile, which os.walk passes over.
+    for folder, _folders, _files in itertools.chain(*map(os.walk, folders(group)[:1])):
+        with contextlib.suppress(OSError):
+            for pid in Path(folder, "cgroup.procs").read_text().split():
+                with contextlib.suppress(OSError, StopIteration):
+                    found[int(pid)] = len(pid_in_namespaces(int(pid))) > 1
     return found
 
 
