@@ -70,7 +70,7 @@ def lint() -> Iterator[Check]:
     yield Check("mypy-plugins", "lint", "lint", ("mypy", plugins), needs=("plugins",))
     # What other tests and later work build upon; only what pytest hands to a test need not be typed.
     untyped = ("--allow-untyped-defs", "--allow-incomplete-defs", "--allow-untyped-calls", "--exclude", "/conftest.py")
-    for folder in ("bench", "integration"):
+    for folder in ("bench", "integration", "lab"):
         yield Check(f"mypy-{folder}", "lint", "lint", ("mypy", *untyped, f"tests/{folder}"), needs=(f"tests/{folder}",))
     yield Check("yamllint", "lint", "lint", ("yamllint", "--strict", "."))
     scripts = (".ci/run", "tools/py", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("mk/*.sh"))))
@@ -104,6 +104,7 @@ def tests() -> Iterator[Check]:
         yield Check(name, "full", "test-core216", ("pytest", "-n", "2", *there), oldest, paths)
     yield Check("simulator-slow", "full", "test", ("pytest", "-m", "slow", "tests/nvmlsim"), needs=("tests/nvmlsim",))
     yield Check("integration", "full", "test", ("pytest", "tests/integration"), needs=("tests/integration",))
+    yield Check("lab", "full", "test", ("pytest", "tests/lab"), needs=("tests/lab",))
     yield Check("e2e", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/e2e"), needs=("tests/e2e",))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -78,6 +79,10 @@ class Lab:
         self._hosts: dict[str, Host] = {}
         self._old_handler: Any = None
         names = [spec.name for spec in self.specs]
+        if not names:
+            raise ValueError("a lab with no host")
+        if wrong := [name for name in names if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name)]:
+            raise ValueError(f"names of hosts have small letters, digits and hyphens: {wrong}")
         if len(set(names)) != len(names):
             raise ValueError(f"two hosts have one name: {names}")
         if unknown := {spec.release for spec in self.specs} - set(RELEASES):
@@ -150,8 +155,8 @@ class Lab:
         for host in hosts:
             host.create(key, etc_hosts)
             host.launch()
-        with ThreadPoolExecutor(len(hosts) or 1) as pool:
-            list(pool.map(Host.wait, hosts))
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            list(pool.map(Host.wait_clean, hosts))
         self.inventory.write_text(self._inventory())
 
     def _know_hosts(self) -> list[Host]:
@@ -193,7 +198,7 @@ class Lab:
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
             # A host that was cut off is given up after some ten seconds.
-            "ServerAliveInterval": "3",
+            "ServerAliveInterval": "2",
             "ServerAliveCountMax": "3",
         }
         return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]

@@ -128,7 +128,12 @@ class Host:
                 for name in ("cpuset.cpus", "cpuset.mems"):
                     (group / name).write_text((hierarchy / name).read_text())
             groups.append(str(group / "cgroup.procs"))
-        into_groups = 'while [ "$1" != -- ]; do echo 0 >"$1"; shift; done; shift; exec "$@"'
+        # nspawn ends with 133 when the host reboots by itself.
+        launcher = """
+            while [ "$1" != -- ]; do echo 0 >"$1"; shift; done
+            shift
+            while :; do "$@"; [ $? = 133 ] || exit; done
+        """
         nspawn = [
             "systemd-nspawn",
             "--quiet",
@@ -149,7 +154,7 @@ class Host:
         ]
         with (self._folder / "console.log").open("ab") as console:
             self._nspawn = subprocess.Popen(
-                ["/bin/sh", "-c", into_groups, "sh", *groups, "--", *nspawn],
+                ["/bin/sh", "-c", launcher, "sh", *groups, "--", *nspawn],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -167,11 +172,16 @@ class Host:
         return None
 
     def start(self) -> None:
-        """Boot it and wait until all its units are up."""
+        """Boot it and wait until it is up; a unit may have failed."""
         self.launch()
         self.wait()
 
-    def wait(self) -> None:
+    def wait_clean(self) -> None:
+        """Wait until every unit is up."""
+        if (state := self.wait()) != "running":
+            raise RuntimeError(f"{self.name} is {state}:\n{self.run(['systemctl', '--failed'], check=False).stdout}")
+
+    def wait(self) -> str:
         state = ""
 
         def up() -> bool:
@@ -187,8 +197,7 @@ class Host:
             lab_slot.wait_for(up, f"{self.name} has not booted")
         except TimeoutError as late:
             raise TimeoutError(f"{late} (it is {state or 'off'}):\n{self.console}") from None
-        if state != "running":
-            raise RuntimeError(f"{self.name} is {state}:\n{self.run(['systemctl', '--failed'], check=False).stdout}")
+        return state
 
     @property
     def console(self) -> str:
@@ -241,7 +250,8 @@ class Host:
 
     def cut(self) -> None:
         """Pull the network cable."""
-        ip(self._controller, f"link set host{self._number} down")
+        # Without the flush a new connection would wait for an old entry to age first.
+        ip(self._controller, f"link set host{self._number} down", f"neigh flush {self.address}")
 
     def join(self) -> None:
         ip(self._controller, f"link set host{self._number} up")

@@ -25,10 +25,8 @@ def up(checkout: Path, count: int) -> lab.Lab:
         one = lab.Lab.of(there)
         if len(one.specs) == count and all(host.init for host in one):
             return one
-        if any(host.init for host in one):
-            raise RuntimeError(
-                f"a lab of {len(one.specs)} hosts is there, some of them may be off: make lab-down first"
-            )
+        if running := sum(1 for host in one if host.init):
+            raise RuntimeError(f"there is a lab, {running} of its {len(one.specs)} hosts are up: make lab-down first")
         down(checkout)  # nothing of it runs: the machine has been rebooted since
     specs = [lab.Spec(f"node{n + 1}", *MIX[n % len(MIX)]) for n in range(count)]
     with lab.Lab("make-lab", specs, stays=str(checkout)) as one:
