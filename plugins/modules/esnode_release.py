@@ -23,7 +23,8 @@ options:
   state:
     description:
       - With V(present) the release that this collection ships is installed.
-      - With V(absent) every release is removed. Stop the service before.
+      - With V(absent) every release is removed, and what the role has configured. Files of others in the folder of the
+        configuration stay. Stop the service before.
     type: str
     choices: [present, absent]
     default: present
@@ -145,6 +146,12 @@ machine:
   returned: when O(state=present)
   type: str
   sample: x86_64
+kept:
+  description: Paths in the folder of the configuration that belong to others and stay.
+  returned: when O(state=absent)
+  type: list
+  elements: str
+  sample: [/etc/esnode/gpu-state.json]
 layout:
   description: Where the agent and its things live on this host.
   returned: success
@@ -186,8 +193,19 @@ layout:
       description: Path of the systemd unit.
       type: str
       sample: /etc/systemd/system/esnode-core.service
+    socket:
+      description: Path of the systemd socket unit that holds the port.
+      type: str
+      sample: /etc/systemd/system/esnode-core.socket
+listen_streams:
+  description: What the socket unit listens on for O(listen_address); names are resolved on the host.
+  returned: when O(listen_address) is given
+  type: list
+  elements: str
+  sample: ["0.0.0.0:9100"]
 """
 
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
@@ -229,7 +247,7 @@ def _answer(module: AnsibleModule) -> dict[str, t.Any]:
         "current": release.current(prefix) or "",
     }
     if options["state"] == "absent":
-        return {**found, **_absent(module, prefix)}
+        return {**found, **_absent(module, layout)}
     python, version = host.find_python(options["python"], layout["scope"], module.run_command)
     if options["bundle"]:
         release.install(prefix, options["name"], options["bundle"], python, module.run_command)
@@ -237,15 +255,23 @@ def _answer(module: AnsibleModule) -> dict[str, t.Any]:
     found.update(python=python, python_version=version, machine=host.machine())
     host.check_space(prefix)
     if options["listen_address"]:
-        host.check_listen(options["listen_address"], prefix)
+        found["listen_streams"] = host.check_listen(
+            options["listen_address"], prefix, layout["scope"], module.run_command
+        )
     return {"changed": False, **found}
 
 
-def _absent(module: AnsibleModule, prefix: str) -> dict[str, t.Any]:
-    there = release.leftovers(prefix)
+def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
+    prefix, folder = layout["prefix"], layout["config_dir"]
+    there = release.leftovers(prefix) + release.configuration(folder)
     if there and not module.check_mode:
         release.remove_all(prefix)
-    result: dict[str, t.Any] = {"changed": bool(there)}
+        release.remove_configuration(folder)
+    ours = {os.path.basename(path) for path in release.configuration(folder)}
+    kept = (
+        [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n not in ours] if os.path.isdir(folder) else []
+    )
+    result: dict[str, t.Any] = {"changed": bool(there), "kept": kept}
     if module._diff and there:
         result["diff"] = {"before": "".join(f"{p}\n" for p in there), "after": ""}
     return result
