@@ -192,6 +192,10 @@ class Lab:
     def ssh_options(self) -> list[str]:
         proxy = [*self.controller, sys.executable, str(PROXY)]
         options = {
+            # Who else reads the inventory, testinfra for one, shares Ansible's connections; they end with the lab.
+            "ControlMaster": "auto",
+            "ControlPersist": "60s",
+            "ControlPath": f"{self.slot.path}/cp/%h",
             "ProxyCommand": f"{shlex.join(proxy)} %h %p",
             "ProxyUseFdpass": "yes",
             "StrictHostKeyChecking": "no",
@@ -212,8 +216,7 @@ class Lab:
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_ssh_private_key_file": str(self.slot.path / "key"),
             "ansible_ssh_pipelining": True,
-            "ansible_ssh_args": "-o ControlMaster=auto -o ControlPersist=60s",
-            "ansible_control_path_dir": str(self.slot.path / "cp"),
+            "ansible_ssh_args": "",
             "ansible_ssh_common_args": shlex.join(self.ssh_options()),
         }
         inventory = {

@@ -147,6 +147,7 @@ class Host:
             "--resolv-conf=off",
             "--timezone=off",
             "--capability=CAP_NET_ADMIN",
+            "--system-call-filter=adjtimex clock_adjtime",  # to ask for the clock's state; to set it takes CAP_SYS_TIME
             "--kill-signal=SIGRTMIN+3",
             f"--network-namespace-path={self._network}",
             *([f"--bind={self._folder / 'nvmlsim'}:{Path(STATE).parent}"] if self.spec.gpus else []),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def down(checkout: Path) -> int:
     return lab_slot.sweep(unwanted)
 
 
-def usage(one: lab.Lab) -> str:
+def usage(one: lab.Lab, inventory: Path) -> str:
     lines = [f"{len(one.specs)} hosts are up:"]
     for host in one:
         lines.append(f"  {host.name:<8}{host.address:<14}Debian {host.spec.release:<10}{host.spec.gpus or 'no GPU'}")
@@ -54,8 +55,8 @@ def usage(one: lab.Lab) -> str:
     return "\n".join(
         [
             *lines,
-            "deploy to them  make deploy INVENTORY=inventory/lab",
-            "             or ansible-playbook -i inventory/lab playbooks/esnode-deploy.yml",
+            f"deploy to them  make deploy INVENTORY={inventory}",
+            f"             or ansible-playbook -i {inventory} playbooks/esnode-deploy.yml",
             f"a shell         make lab-shell HOST={first.name}",
             f"a page          {' '.join(one.controller)} curl http://{first.address}:9100/metrics",
             "the end         make lab-down",
@@ -88,5 +89,6 @@ def main(checkout: Path, words: list[str]) -> list[str] | None:
         return shell(checkout, *rest)
     if not rest[0].isdigit() or not 1 <= int(rest[0]) <= 50:
         raise RuntimeError(f"HOSTS={rest[0]}: from 1 to 50")
-    print(usage(up(checkout, int(rest[0]))))
+    one = up(checkout, int(rest[0]))
+    print(usage(one, Path(os.path.relpath(checkout / "inventory/lab"))))
     return None
