@@ -100,6 +100,12 @@ def _in(status: Status | None, *states: str) -> list[tuple[str, Status]]:
     return [(n, c) for n, c in status["collectors"].items() if c["state"] in states] if status else []
 
 
+def failing(status: Status) -> list[str]:
+    """A line for each collector that does not read what it should."""
+    bad = _in(status, "failed", "late")
+    return [f"collector {name} is {c['state']}: {'; '.join(c['errors'])}" for name, c in bad]
+
+
 def summary(status: Status) -> dict[str, t.Any]:
     """What of /status a deployment reports: {version, gpus: [names], collectors: {name: state}}."""
     return {

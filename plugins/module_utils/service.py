@@ -106,12 +106,16 @@ class Systemd:
     def reload(self) -> None:
         must(self._run, [*self._systemctl, "reload", UNIT])
 
+    def stop(self) -> None:
+        """Stop it, and have it not started at boot nor by a scrape."""
+        for unit in (SOCKET, UNIT):
+            attempt(self._run, [*self._systemctl, "disable", "--now", unit])
+
     def exists(self) -> bool:
         return any(os.path.lexists(self._layout[name]) for name in ("unit", "socket"))
 
     def remove(self) -> None:
-        for unit in (SOCKET, UNIT):  # one may be missing: an older deployment, a removal that was cut off
-            attempt(self._run, [*self._systemctl, "disable", "--now", unit])
+        self.stop()  # one may be missing: an older deployment, a removal that was cut off
         for name in ("unit", "socket"):
             if os.path.lexists(self._layout[name]):
                 os.unlink(self._layout[name])

@@ -152,6 +152,11 @@ kept:
   type: list
   elements: str
   sample: [/etc/esnode/gpu-state.json]
+kernel_log:
+  description: Whether C(/dev/kmsg) can be opened by the user who deploys. The unit hands it to the agent then.
+  returned: when O(state=present)
+  type: bool
+  sample: true
 layout:
   description: Where the agent and its things live on this host.
   returned: success
@@ -252,7 +257,7 @@ def _answer(module: AnsibleModule) -> dict[str, t.Any]:
     if options["bundle"]:
         release.install(prefix, options["name"], options["bundle"], python, module.run_command)
         return {"changed": True}
-    found.update(python=python, python_version=version, machine=host.machine())
+    found.update(python=python, python_version=version, machine=host.machine(), kernel_log=host.has_kernel_log())
     host.check_space(prefix)
     if options["listen_address"]:
         found["listen_streams"] = host.check_listen(

@@ -18,17 +18,25 @@ description:
     than its process, or when it does not answer. It is reloaded when its configuration is newer than what it has
     read.
   - Healthy means that C(/healthz) and C(/readyz) answer 200, the wanted version is served, at least one collector
-    reads, and no collector and no GPU that was fine before the change is missing after it. When the agent does not get
-    there in time the module fails with what is wrong and the last lines of its log.
+    reads, and no collector and no GPU that was fine before the change is missing after it.
+  - When the agent does not get there in time the host goes back. The release that was healthy last is activated with
+    the files that it was healthy with (service, environment, configuration), and the module fails with what was
+    wrong, what the host went back to, and the last lines of the log. An agent that never was healthy on the host is
+    stopped.
+  - What a release was healthy with is kept in its folder, for root alone.
+  - One deployment works on a host at a time. Another waits for it for five minutes.
 author:
   - The esnode authors (@esnode)
 options:
   state:
     description:
       - With V(started) the release runs.
+      - With V(previous) the host goes back to the release that was healthy before the active one, or to
+        O(release), with the files that it was healthy with. The release that it goes back from is never gone back
+        to, until it was deployed and healthy again. So doing it twice changes nothing.
       - With V(absent) the agent is stopped and its service is removed.
     type: str
-    choices: [started, absent]
+    choices: [started, previous, absent]
     default: started
   scope:
     description: As for M(esnode.core.esnode_release).
@@ -44,7 +52,9 @@ options:
     type: str
     default: ""
   release:
-    description: Name of the installed release that shall run. Required with O(state=started).
+    description:
+      - Name of the installed release that shall run. Required with O(state=started).
+      - With O(state=previous) one that was healthy on this host. Without it the one before the active one.
     type: str
   config:
     description: Path of C(esnode.toml). Required with O(state=started).
@@ -60,7 +70,9 @@ options:
     type: bool
     default: false
   keep_releases:
-    description: How many releases stay installed. Older ones are removed once the new one is healthy.
+    description:
+      - How many releases stay installed, 2 or more. Older ones are removed once the new one is healthy, never the one
+        that the host would go back to.
     type: int
     default: 3
   timeout:
@@ -99,6 +111,10 @@ EXAMPLES = r"""
     config: /etc/esnode/esnode.toml
     listen_address: 0.0.0.0:9100
 
+- name: Go back to the release before
+  esnode.core.esnode_service:
+    state: previous
+
 - name: Stop the agent and remove its service
   esnode.core.esnode_service:
     state: absent
@@ -117,22 +133,22 @@ reason:
   sample: release 0.9.0-ba9876543210 runs
 url:
   description: Where the agent answers on this host.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: str
   sample: http://127.0.0.1:9100
 listen_address:
   description: Address that it listens on.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: str
   sample: 0.0.0.0:9100
 manager:
   description: What runs the agent, V(systemd) or V(supervisor).
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: str
   sample: systemd
 agent:
   description: What the healthy agent says of itself. Not in check mode when the agent is not running.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: dict
   contains:
     version:
@@ -153,29 +169,46 @@ layout:
   returned: success
   type: dict
   sample: {scope: system, manager: systemd, prefix: /opt/esnode}
+release:
+  description: Name of the release that runs.
+  returned: when O(state=started) or O(state=previous)
+  type: str
+  sample: 1.0.0-0123456789ab
+returned_to:
+  description: Release that the host went back to and is healthy with. Empty when there was none or it is not healthy.
+  returned: when the agent did not become healthy
+  type: str
+  sample: 0.9.0-ba9876543210
 pruned:
   description: Old and half-installed releases that were removed.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: list
   elements: str
   sample: []
 """
 
-import time
+import contextlib
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
-from ansible_collections.esnode.core.plugins.module_utils import command, health, host, release, service
+from ansible_collections.esnode.core.plugins.module_utils import (
+    activation,
+    command,
+    health,
+    host,
+    record,
+    release,
+    service,
+)
 
 if t.TYPE_CHECKING:
-    Manager = t.Union[service.Systemd, service.Supervisor]
-    Status = dict[str, t.Any]
+    Answer = dict[str, t.Any]
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
+            "state": {"type": "str", "choices": ["started", "previous", "absent"], "default": "started"},
             "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
             "prefix": {"type": "str", "default": ""},
             "data_dir": {"type": "str", "default": ""},
@@ -191,16 +224,27 @@ def main() -> None:
         required_if=[("state", "started", ("release", "config", "listen_address"))],
         supports_check_mode=True,
     )
-    work = _absent if module.params["state"] == "absent" else _started
+    options = module.params
+    if options["keep_releases"] < 2:
+        module.fail_json(
+            msg=f"keep_releases is {options['keep_releases']}; it must be 2 or more, since the release before is what "
+            "a host goes back to when the new one fails"
+        )
+    work = {"started": _started, "previous": _previous, "absent": _absent}[options["state"]]
     try:
-        layout = host.layout(module.params["scope"], module.params["prefix"], module.params["data_dir"])
-        result = work(module, layout)
+        layout = host.layout(options["scope"], options["prefix"], options["data_dir"])
+        # Nothing may be made in check mode, and the lock goes with the last release.
+        one_at_a_time = not module.check_mode and options["state"] != "absent"
+        with release.locked(layout["prefix"]) if one_at_a_time else contextlib.nullcontext():
+            result = work(module, layout)
+    except activation.Unhealthy as bad:
+        module.fail_json(msg=str(bad), returned_to=bad.returned_to)
     except (command.Failed, service.ServiceError, release.ReleaseError, host.HostError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result, layout=layout)
 
 
-def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
+def _absent(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     manager = service.manager(layout, module.run_command)
     running = host.agents(layout["prefix"])
     there = manager.exists() or bool(running)
@@ -209,112 +253,90 @@ def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
             manager.remove()
         # Whatever still runs from our releases: a supervised agent whose supervisor was killed, say.
         service.end(list(host.agents(layout["prefix"])))
-    result: dict[str, t.Any] = {"changed": there, "action": "remove" if there else "none"}
+    result: Answer = {"changed": there, "action": "remove" if there else "none"}
     result["reason"] = "the service is installed" if there else "no service is installed"
     if module._diff and there:
         result["diff"] = {"before": "esnode-core: installed\n", "after": "esnode-core: absent\n"}
     return result
 
 
-def _started(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
+def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     options, prefix = module.params, layout["prefix"]
-    wanted = options["release"]
-    manager = service.manager(layout, module.run_command)
-    url = health.base_url(options["listen_address"], bool(options["certificate"]))
-    pid = manager.pid()
-    before = health.Client(url).status() if pid else None
-    action, reason = _needed(options, prefix, manager, pid, before)
+    agent = record.Agent(options["release"], options["config"], options["listen_address"], options["certificate"] or "")
+    known = release.current(prefix)
+    change = activation.Change(layout, module.run_command, agent, options["timeout"], options["allow_fewer_gpus"])
+    action, reason = change.needed()
     if module.check_mode and options["pending"] != "none" and action in ("none", "reload"):
         action, reason = options["pending"], "earlier tasks would change its files"
-    relink = release.current(prefix) != wanted
-    doomed = release.prunable(prefix, options["keep_releases"], wanted)
-    result: dict[str, t.Any] = {
-        "action": action,
-        "reason": reason,
-        "url": url,
-        "pruned": doomed,
-        "manager": layout["manager"],
-    }
-    result["listen_address"] = options["listen_address"]
-    result["changed"] = action != "none" or relink or bool(doomed)
-    if module._diff and result["changed"]:
-        result["diff"] = {
-            "before": f"release: {release.current(prefix)}\nagent: {'running' if pid else 'stopped'}\n",
-            "after": f"release: {wanted}\nagent: running\naction: {action} ({reason})\n",
-        }
+    doomed = release.prunable(prefix, options["keep_releases"], agent.release, change.fallback_name)
+    result = {**_answer(module, layout, agent, action, reason, change), "pruned": doomed}
+    result["changed"] = action != "none" or known != agent.release or bool(doomed)
     if module.check_mode:
-        return {**result, "agent": health.summary(before) if before else {}}
-    if relink:
-        release.flip(prefix, wanted)
-    if action == "start":
-        service.end(list(host.agents(prefix)))  # an agent without its supervisor would hold the port
-    status = _carry_out(module, manager, action, url, before)
-    if action == "reload" and status["config"]["restart_needed_for"]:
-        result["action"] = "restart"
-        result["reason"] = ", ".join(status["config"]["restart_needed_for"]) + " can't be reloaded"
-        status = _carry_out(module, manager, "restart", url, before)
+        return result
+    status = change.carry_out(action)
+    for collector in health.failing(status) if record.of(prefix, agent.release) is None and known is None else []:
+        module.warn(f"{collector}. The rest is served; the agent goes on trying")
+    result.update(action=change.action, reason=change.reason or reason, agent=health.summary(status))
+    record.keep(prefix, agent, record.files_of(layout, agent.config), status, fresh=known != agent.release)
     for name in doomed:
         release.remove(prefix, name)
-    return {**result, "agent": health.summary(status)}
+    return result
 
 
-def _needed(
-    options: dict[str, t.Any], prefix: str, manager: Manager, pid: int | None, status: Status | None
-) -> tuple[str, str]:
-    """(action, reason): what brings the running agent to what the host's files say."""
-    if pid is None:
-        return "start", "the agent does not run"
-    running = host.agents(prefix).get(pid)
-    if running != options["release"]:
-        return "restart", f"release {running} runs"
-    if status is None or status["pid"] != pid:
-        return "restart", "the agent does not answer there"
-    stale = manager.stale(status["started"])
-    if stale:
-        return "restart", stale
-    if status["config"]["restart_needed_for"]:
-        return "restart", ", ".join(status["config"]["restart_needed_for"]) + " can't be reloaded"
-    unread = health.unread(status, (options["config"], options["certificate"]))
-    if unread:
-        return "reload", f"{unread} changed after the agent has read it"
-    return "none", "the agent runs as wanted"
-
-
-def _carry_out(module: AnsibleModule, manager: Manager, action: str, url: str, before: Status | None) -> Status:
-    """Do it, then wait. Returns the JSON of /status of the healthy agent, or fails the module with what is wrong."""
-    options = module.params
-    version = release.version_of(options["release"])
-    since = time.time()
-    if action == "reload":
-        manager.reload()
-    elif action != "none":
-        manager.restart()
-    client = health.Client(url, options["certificate"] or "")
-    known = before["config"]["reload_errors"] if before else []
-    until = time.monotonic() + options["timeout"]
-    while True:
-        lines = health.trouble(client, version, before, options["allow_fewer_gpus"])
-        status = client.status()
-        refused = status["config"]["reload_errors"] if status else []
-        if refused and refused != known:
-            module.fail_json(msg=f"the agent refused the new configuration and keeps the old one: {'; '.join(refused)}")
-        lines += refused
-        if status and action == "reload" and status["config"]["loaded"] < since:
-            lines.append("the new configuration is not read yet")
-        if status and not lines:
-            return status
-        if time.monotonic() > until:
-            module.fail_json(msg=_late(module, manager, lines))
-        time.sleep(0.2)
-
-
-def _late(module: AnsibleModule, manager: Manager, lines: list[str]) -> str:
-    return "esnode-core {0} is not healthy after {1} s: {2}\nLast lines of its log:\n{3}".format(
-        module.params["release"],
-        module.params["timeout"],
-        "; ".join(lines),
-        manager.log_tail().strip() or "(none)",
+def _previous(module: AnsibleModule, layout: dict[str, str]) -> Answer:
+    options, prefix = module.params, layout["prefix"]
+    known = release.current(prefix)
+    if known is None:
+        raise release.ReleaseError(f"no release is active below {prefix}: there is nothing to go back from")
+    wanted = options["release"]
+    if wanted is None and known in [(record.left(prefix, n) or {}).get("to") for n in release.installed(prefix)]:
+        wanted = known  # it went back already
+    target = record.previous(prefix, known) if wanted is None else record.of(prefix, wanted)
+    if target is None:
+        there = ", ".join(n for n in release.installed(prefix) if record.of(prefix, n)) or "none"
+        raise release.ReleaseError(
+            f"there is no release to go back to: {wanted or 'no other than ' + known} has run well on this host. "
+            f"Releases that have: {there}"
+        )
+    change = activation.Change(
+        layout, module.run_command, target.agent, options["timeout"], options["allow_fewer_gpus"], back=target
     )
+    action, reason = change.needed()
+    result = {**_answer(module, layout, target.agent, action, reason, change), "pruned": []}
+    result["changed"] = action != "none" or known != target.agent.release
+    if module.check_mode:
+        return result
+    status = change.carry_out(action)
+    if known != target.agent.release:
+        record.leave(prefix, known, target.agent.release, "it was rolled back")
+        record.keep(prefix, target.agent, target.files, status, fresh=True)
+    return {**result, "action": change.action, "reason": change.reason or reason, "agent": health.summary(status)}
+
+
+def _answer(
+    module: AnsibleModule,
+    layout: dict[str, str],
+    agent: record.Agent,
+    action: str,
+    reason: str,
+    change: activation.Change,
+) -> Answer:
+    result: Answer = {
+        "action": action,
+        "reason": reason,
+        "url": change.url,
+        "listen_address": agent.listen_address,
+        "manager": layout["manager"],
+        "release": agent.release,
+        "agent": health.summary(change.status) if change.status else {},
+    }
+    known = release.current(layout["prefix"])
+    if module._diff and (action != "none" or known != agent.release):
+        result["diff"] = {
+            "before": f"release: {known}\nagent: {'running' if change.pid else 'stopped'}\n",
+            "after": f"release: {agent.release}\nagent: running\naction: {action} ({reason})\n",
+        }
+    return result
 
 
 if __name__ == "__main__":
