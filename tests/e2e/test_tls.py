@@ -43,7 +43,7 @@ def test_own_authority(deployment: Deployment) -> None:
     assert fetch(deployment.port, authority) == fetch(deployment.port, authority, "localhost") == 200
     certs = deployment.config.with_name("certs")
     modes = {name: (certs / name).stat().st_mode & 0o777 for name in os.listdir(certs)}
-    assert modes == {"server.key": 0o600, "server.crt": 0o644, "server.csr": 0o644, "ca.crt": 0o644}
+    assert modes == {"server.key": 0o600, "server.crt": 0o644, "ca.crt": 0o644}
     assert (deployment.home / "ca/ca.key").stat().st_mode & 0o777 == 0o600
     trusted = handshake(deployment.port, "-CAfile", str(authority), "-verify_return_error")
     assert "TLSv1.3" in trusted and "Verification: OK" in trusted
