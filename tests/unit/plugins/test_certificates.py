@@ -42,9 +42,9 @@ def test_what_speaks_against_a_certificate(tmp_path: Path) -> None:
 
 
 def test_junk_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CertificateError, match="n1.crt: holds no PEM certificate"):
+    with pytest.raises(CertificateError, match=r"n1\.crt: holds no PEM certificate"):
         certificates.read(b"junk", "n1.crt")
-    with pytest.raises(CertificateError, match="10.0.0.256"):
+    with pytest.raises(CertificateError, match=r"10\.0\.0\.256"):
         certificates.normal(["IP:10.0.0.256"])
 
 
