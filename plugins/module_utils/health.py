@@ -83,10 +83,11 @@ def trouble(client: Client, version: str, before: Status | None, allow_fewer_gpu
     well = {n for n, _c in _in(status, "ok", "partial")}
     if not lines and not well:
         lines += [f"collector {n} is {c['state']}: {'; '.join(c['errors'])}" for n, c in status["collectors"].items()]
-    for name, _state in _in(before, "ok"):
+    for name, then in _in(before, "ok", "partial"):
         now = status["collectors"].get(name)
         if now and now["state"] in ("failed", "late"):
-            lines.append(f"collector {name} was ok before and is {now['state']} now: {'; '.join(now['errors'])}")
+            errors = "; ".join(now["errors"])
+            lines.append(f"collector {name} was {then['state']} before and is {now['state']} now: {errors}")
     fewer = before and "gpu" in status["collectors"] and len(status["gpus"]) < len(before["gpus"])
     if before and fewer and not allow_fewer_gpus:
         lines.append(
