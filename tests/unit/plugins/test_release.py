@@ -158,7 +158,7 @@ def test_prune_spares_the_wanted_and_the_newest_others(tmp_path: Path) -> None:
     half = "0.9.0-dddddddddddd"
     assert release.prunable(prefix, 9, A) == [half]
     assert release.prunable(prefix, 2, A) == [B, half]
-    assert release.prunable(prefix, 1, A) == [B, C, half]
+    assert release.prunable(prefix, 2, A, spared=B) == [C, half]
     assert release.prunable(prefix, 3, "1.3.0-eeeeeeeeeeee") == [A, half], (
         "one that check mode has not installed counts"
     )
