@@ -151,6 +151,15 @@ def _closed_to_others(path: str) -> str | None:
     return None
 
 
+def has_kernel_log() -> bool:
+    """Whether the service manager can open the kernel log for the agent: root can, but not in most containers."""
+    try:
+        os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
 def check_space(prefix: str) -> None:
     """Raise HostError when a release would not fit below the prefix."""
     place = prefix
