@@ -105,7 +105,7 @@ def tests() -> Iterator[Check]:
     yield Check("simulator-slow", "full", "test", ("pytest", "-m", "slow", "tests/nvmlsim"), needs=("tests/nvmlsim",))
     yield Check("integration", "full", "test", ("pytest", "tests/integration"), needs=("tests/integration",))
     yield Check("lab", "full", "test", ("pytest", "tests/lab"), needs=("tests/lab",))
-    yield Check("molecule", "full", "molecule", ("pytest", "tests/molecule"), needs=("extensions/molecule",))
+    yield Check("molecule", "full", "test", ("pytest", "tests/molecule"), needs=("extensions/molecule",))
     yield Check("e2e", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/e2e"), needs=("tests/e2e",))
 
 
