@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import typing as t
 
@@ -75,15 +76,21 @@ class Change:
 
     def _choose_fallback(self) -> record.Record | None:
         """What was healthy last: the active release, or the one before when the wanted one is active and never was."""
-        active = record.of(self._prefix, release.current(self._prefix) or "")
+        name = release.current(self._prefix) or ""
+        # One that was left and is active again was not seen healthy since: a deployment of it was cut off.
+        active = record.of(self._prefix, name) if record.left(self._prefix, name) is None else None
         return active or record.previous(self._prefix, self._agent.release)
 
-    def _before(self) -> Status | None:
-        """What must not get worse: what the agent says now, unless that is of one that never was healthy."""
-        running = host.agents(self._prefix).get(self.pid) if self.pid else None
-        if self.status and running and (self._fallback is None or record.of(self._prefix, running)):
+    def _before(self, action: str) -> Status | None:
+        """What must not get worse: what the agent says now, unless that is of one that was not seen healthy."""
+        to = self._fallback
+        if to is None:
             return self.status
-        return self._fallback.status if self._fallback else None
+        running = host.agents(self._prefix).get(self.pid) if self.pid else None
+        known = running and record.of(self._prefix, running) and record.left(self._prefix, running) is None
+        # Nothing is to be done and yet its files are others: a deployment was cut off before it had seen the outcome.
+        cut_off = action == "none" and record.differs(to)
+        return self.status if self.status and known and not cut_off else to.status
 
     def needed(self) -> Needed:
         """(action, reason): what brings the running agent to what the host's files say."""
@@ -111,11 +118,11 @@ class Change:
         """Do it. Returns the JSON of /status of the healthy agent; raises Unhealthy after the host went back."""
         try:
             return self._try(action)
-        except (Unhealthy, command.Failed, service.ServiceError) as bad:
+        except (Unhealthy, command.Failed, service.ServiceError, OSError) as bad:
             raise self._go_back(str(bad)) from bad
 
     def _try(self, action: str) -> Status:
-        before = self._before()
+        before = self._before(action)
         if self._back:
             record.put_back(self._back)
         if release.current(self._prefix) != self._agent.release:
@@ -147,7 +154,8 @@ class Change:
         try:
             record.put_back(to)
             if name != self._agent.release:
-                record.leave(self._prefix, self._agent.release, name, why)
+                with contextlib.suppress(OSError):  # a full disk must not keep the host on a bad release
+                    record.leave(self._prefix, self._agent.release, name, why)
             if release.current(self._prefix) != name:
                 release.flip(self._prefix, name)
             self._wait(to.agent, "restart", to.status)

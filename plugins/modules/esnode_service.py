@@ -239,7 +239,7 @@ def main() -> None:
             result = work(module, layout)
     except activation.Unhealthy as bad:
         module.fail_json(msg=str(bad), returned_to=bad.returned_to)
-    except (command.Failed, service.ServiceError, release.ReleaseError, host.HostError) as error:
+    except (command.Failed, service.ServiceError, release.ReleaseError, host.HostError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result, layout=layout)
 
