@@ -179,6 +179,18 @@ def test_remove_all_takes_its_own_and_nothing_else(tmp_path: Path) -> None:
     assert not os.path.exists(prefix)
 
 
+def test_one_deployment_at_a_time_and_the_other_is_told_who_is_at_it(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "opt")
+    with (
+        release.locked(prefix),
+        pytest.raises(ReleaseError, match=f"it holds {prefix}/{release.LOCK} as pid {os.getpid()} since"),
+        release.locked(prefix, patience_s=0),
+    ):
+        pass
+    with release.locked(prefix, patience_s=0):
+        pass
+
+
 @pytest.mark.parametrize("name", ["1.0.0", "1.0.0-xyz", "../1.0.0-aaaaaaaaaaaa", "-aaaaaaaaaaaa"])
 def test_what_is_no_release_name(name: str) -> None:
     with pytest.raises(ReleaseError, match="no release name"):
