@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
 import typing as t
-import urllib.error
-import urllib.request
+import urllib.parse
 
 if t.TYPE_CHECKING:
     Status = dict[str, t.Any]  # the JSON of /status
-
-_PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN; has a name in ssl since Python 3.10
 
 
 def base_url(listen_address: str, tls: bool) -> str:
@@ -25,35 +23,52 @@ def base_url(listen_address: str, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
-class Client:
-    """HTTP to the agent. With TLS its own certificate is what is trusted, whatever name stands in it.
+def _first(path: str) -> bytes:
+    """The first certificate of a PEM file, in DER: the server's own."""
+    with open(path, encoding="ascii", errors="replace") as stream:
+        text = stream.read()
+    end = "-----END CERTIFICATE-----"
+    start = text.find("-----BEGIN CERTIFICATE-----")
+    if start < 0 or end not in text:
+        raise ValueError(f"{path} holds no PEM certificate")
+    return ssl.PEM_cert_to_DER_cert(text[start : text.index(end, start) + len(end)])
 
-    Without `certificate` whatever is served is taken: good for looking at what runs before a change, no more.
+
+class Client:
+    """HTTP to the agent, on this host. With TLS what counts is that it serves the very `certificate` that it shall.
+
+    Its names and its age do not: an expired one must not keep a deployment from mending it. Without `certificate`
+    whatever is served is taken: good for looking at what runs before a change, no more.
     """
 
     def __init__(self, url: str, certificate: str = "") -> None:
-        self._url = url
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        if certificate:
-            context.load_verify_locations(certificate)
-            context.verify_flags |= _PARTIAL_CHAIN
-        else:
-            context.verify_mode = ssl.CERT_NONE
-        # No proxy: this never leaves the host.
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
+        self._url = urllib.parse.urlsplit(url)
+        self._certificate = certificate
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE
 
     def get(self, path: str) -> tuple[int, str]:
         """(status code, body); code 0 and the reason when there is no answer."""
+        host, port = self._url.hostname or "", self._url.port
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=5, context=self._context)
+            if self._url.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=5)
+        )
         try:
-            with self._opener.open(self._url + path, timeout=5) as answer:
-                return answer.status, answer.read().decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode(errors="replace")
-        except (OSError, ValueError) as error:
-            return 0, str(getattr(error, "reason", error))
+            connection.connect()
+            if self._certificate and isinstance(connection.sock, ssl.SSLSocket):
+                served = connection.sock.getpeercert(binary_form=True)
+                if served != _first(self._certificate):
+                    return 0, f"another certificate is served than the one in {self._certificate}"
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return 0, str(error) or type(error).__name__
+        finally:
+            connection.close()
 
     def status(self) -> Status | None:
         """The JSON of /status, None when there is none."""
