@@ -23,7 +23,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # nspawn mounts the hierarchies read-only on machines with cgroup v1: without this no limit of a unit would hold.
 INIT = """#!/bin/sh
-for controller in memory pids cpu cpuacct; do
+for controller in memory pids cpu cpuacct devices; do
     [ ! -d /sys/fs/cgroup/$controller ] || mount -o remount,bind,rw /sys/fs/cgroup/$controller
 done
 {nodes}
