@@ -269,6 +269,8 @@ def _answer(module: AnsibleModule) -> dict[str, t.Any]:
 def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
     prefix, folder = layout["prefix"], layout["config_dir"]
     there = release.leftovers(prefix) + release.configuration(folder)
+    if os.path.isdir(folder) and not os.listdir(folder):
+        there.append(folder)  # others kept files in it at an earlier removal
     if there and not module.check_mode:
         release.remove_all(prefix)
         release.remove_configuration(folder)
