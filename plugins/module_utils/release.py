@@ -155,7 +155,8 @@ def remove_all(prefix: str) -> None:
 def configuration(folder: str) -> list[str]:
     """Paths in the folder of the configuration that the role makes and that exist."""
     names = ("esnode.toml", "environment", "supervisord.conf", "certs")
-    return [path for path in (os.path.join(folder, n) for n in names) if os.path.lexists(path)]
+    there = [path for path in (os.path.join(folder, n) for n in names) if os.path.lexists(path)]
+    return there or ([folder] if os.path.isdir(folder) and not os.listdir(folder) else [])
 
 
 def remove_configuration(folder: str) -> None:
