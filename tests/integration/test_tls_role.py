@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.esnode.core.plugins.plugin_utils import certificates
@@ -127,7 +128,7 @@ def test_a_passphrase_guards_the_authority(fleet: Fleet) -> None:
 def test_a_corporate_ca_signs_what_was_requested(fleet: Fleet) -> None:
     corporate = fleet.authority("corporate")
     corporate.ensure()
-    options = {
+    options: dict[str, Any] = {
         "csr_dir": str(fleet.folder / "requests"),
         "ca_src": str(corporate.path),
         "subject": "/C=US/ST=CA/L=San Francisco/O=YourCorp",
@@ -173,8 +174,11 @@ def test_a_key_and_a_request_made_by_hand_are_taken(fleet: Fleet) -> None:
     made = fleet.public()
     corporate = fleet.authority("corporate")
     corporate.ensure()
-    options = {"csr_dir": "requests", "ca_src": str(corporate.path), "subject_alt_names": ["DNS:n1"]}
-    options["csr_dir"] = str(fleet.folder / "requests")
+    options: dict[str, Any] = {
+        "csr_dir": str(fleet.folder / "requests"),
+        "ca_src": str(corporate.path),
+        "subject_alt_names": ["DNS:n1"],
+    }
     fleet.run(code=2, **options)
     assert (fleet.folder / "requests/n1.csr").read_bytes() == (fleet.folder / "n1/server.csr").read_bytes()
     (fleet.folder / "n1/server.crt").write_bytes(corporate.sign(made, "n1", ["DNS:n1"], 90))
@@ -184,7 +188,10 @@ def test_a_key_and_a_request_made_by_hand_are_taken(fleet: Fleet) -> None:
 
 def test_given_files_are_checked_before_they_are_sent(fleet: Fleet) -> None:
     fleet.run()
-    options = {"key_src": str(fleet.folder / "n1/server.key"), "cert_src": str(fleet.folder / "given.crt")}
+    options: dict[str, Any] = {
+        "key_src": str(fleet.folder / "n1/server.key"),
+        "cert_src": str(fleet.folder / "given.crt"),
+    }
     given = Path(options["cert_src"])
     given.write_bytes(fleet.authority().sign(fleet.public(), "given", ["DNS:given"], 0))
     before = fleet.snapshot()

@@ -12,7 +12,8 @@ import urllib.request
 
 TIMEOUT_S = 10
 running, turn, ended = threading.Event(), threading.Lock(), threading.Event()
-answered, missed = 0, []
+answered = 0
+missed: list[str] = []
 
 
 def scrape(url: str) -> None:

@@ -27,7 +27,7 @@ def c(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def in_child(call: str, *arguments: int) -> None:
+def in_child(call: str, *arguments: int | ctypes.c_char_p) -> None:
     """A system call that would change this process."""
     child = os.fork()
     if not child:
@@ -69,6 +69,11 @@ def listen() -> None:
     socket.create_server(("127.0.0.1", 0)).close()
 
 
+def make_device() -> None:
+    os.mknod("/dev/shm/node", 0o20600, os.makedev(1, 3))
+    os.unlink("/dev/shm/node")
+
+
 ATTEMPTS = {
     "write to /usr": lambda: write("/usr/probe"),
     "write to /etc": lambda: write("/etc/probe"),
@@ -77,7 +82,7 @@ ATTEMPTS = {
     "read the /tmp of others": lambda: Path("/tmp/theirs").read_text(),
     "read the password hashes": lambda: Path("/etc/shadow").read_text(),
     "open another device": lambda: open("/dev/other", "rb").close(),
-    "make a device": lambda: (os.mknod("/dev/shm/node", 0o20600, os.makedev(1, 3)), os.unlink("/dev/shm/node")),
+    "make a device": make_device,
     "become root by sudo": setuid_program,
     "make a setuid program": make_setuid,
     "trace a process": ptrace,
