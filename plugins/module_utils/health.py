@@ -103,13 +103,30 @@ def trouble(client: Client, version: str, before: Status | None, allow_fewer_gpu
         if now and now["state"] in ("failed", "late"):
             errors = "; ".join(now["errors"])
             lines.append(f"collector {name} was {then['state']} before and is {now['state']} now: {errors}")
-    fewer = before and "gpu" in status["collectors"] and len(status["gpus"]) < len(before["gpus"])
-    if before and fewer and not allow_fewer_gpus:
-        lines.append(
-            f"{len(before['gpus'])} GPUs were seen before, {len(status['gpus'])} are now; if they were taken out: "
-            "esnode_agent_allow_fewer_gpus=true"
-        )
+    if before and "gpu" in status["collectors"] and not allow_fewer_gpus:
+        were, are = len(working(before)), len(working(status))
+        if are < were:
+            lines.append(
+                f"{were} GPUs were well before, {are} are now{_broken(status)}; if they were taken out: "
+                "esnode_agent_allow_fewer_gpus=true"
+            )
     return lines
+
+
+def working(status: Status) -> list[dict[str, t.Any]]:
+    """The GPUs that can be read; one that is lost is still listed by the agent."""
+    return [gpu for gpu in status["gpus"] if gpu.get("state", "ok") in ("ok", "no_permission", "starting")]
+
+
+def broken(status: Status) -> list[str]:
+    """A line for each GPU that can't be read."""
+    bad = [gpu for gpu in status["gpus"] if gpu not in working(status)]
+    return [f"GPU {gpu.get('index', '?')} ({gpu['name'] or 'unknown'}) is {gpu['state']}" for gpu in bad]
+
+
+def _broken(status: Status) -> str:
+    lines = broken(status)
+    return f" ({', '.join(lines)})" if lines else ""
 
 
 def _in(status: Status | None, *states: str) -> list[tuple[str, Status]]:
@@ -126,7 +143,7 @@ def summary(status: Status) -> dict[str, t.Any]:
     """What of /status a deployment reports: {version, gpus: [names], collectors: {name: state}}."""
     return {
         "version": status["version"],
-        "gpus": [g["name"] for g in status["gpus"]],
+        "gpus": [g["name"] or "unknown" for g in status["gpus"]],
         "collectors": {n: c["state"] for n, c in status["collectors"].items()},
     }
 

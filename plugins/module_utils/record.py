@@ -88,7 +88,7 @@ def _file(path: str) -> dict[str, t.Any] | None:
 def keep(prefix: str, agent: Agent, paths: t.Iterable[str], status: dict[str, t.Any], fresh: bool) -> None:
     """Note that the agent is healthy with the files as they are now; `fresh`: another release ran before it."""
     compared = {
-        "gpus": [{"name": gpu["name"]} for gpu in status["gpus"]],
+        "gpus": [{"name": gpu["name"], "state": gpu.get("state", "ok")} for gpu in status["gpus"]],
         "collectors": {name: {"state": c["state"]} for name, c in status["collectors"].items()},
     }
     now = {"agent": dataclasses.asdict(agent), "files": {path: _file(path) for path in paths}, "status": compared}

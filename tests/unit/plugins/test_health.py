@@ -91,7 +91,7 @@ def test_what_was_well_before_must_be_well_now(agent: tuple[Agent, Client]) -> N
     agent[0].status["gpus"] = WELL["gpus"][:7]
     lines = trouble(agent[1], "1.0.0", WELL)
     assert lines[0] == "collector gpu was ok before and is failed now: driver not loaded"
-    assert lines[1].startswith("8 GPUs were seen before, 7 are now")
+    assert lines[1].startswith("8 GPUs were well before, 7 are now; ")
     assert trouble(agent[1], "1.0.0", WELL, allow_fewer_gpus=True) == lines[:1]
 
 
@@ -152,3 +152,12 @@ def test_the_very_certificate_counts_and_not_its_age(tmp_path: Path, days: int) 
             f"another certificate is served than the one in {other}",
         )
         server.shutdown()
+
+
+def test_a_lost_gpu_is_listed_and_not_well(agent: tuple[Agent, Client]) -> None:
+    lost = {"name": "NVIDIA H100 80GB HBM3", "index": 3, "state": "lost"}
+    agent[0].status["gpus"] = [*WELL["gpus"][:7], lost]
+    (line,) = trouble(agent[1], "1.0.0", WELL)
+    assert line.startswith("8 GPUs were well before, 7 are now (GPU 3 (NVIDIA H100 80GB HBM3) is lost); ")
+    assert trouble(agent[1], "1.0.0", agent[0].status) == [], "it was lost before"
+    assert trouble(agent[1], "1.0.0", WELL, allow_fewer_gpus=True) == []
