@@ -160,10 +160,7 @@ class Change:
                 release.flip(self._prefix, name)
             self._wait(to.agent, "restart", to.status)
         except (Unhealthy, command.Failed, service.ServiceError, release.ReleaseError, OSError) as worse:
-            return Unhealthy(
-                f"{why}\nThe host went back to {what}, but that is not healthy either. Nothing watches this host now: "
-                f"{worse}"
-            )
+            return Unhealthy(f"{why}\nThe host went back to {what}, but that is not healthy either: {worse}")
         return Unhealthy(f"{why}\nThe host went back to {what}, and is healthy with it.", name)
 
     def _wait(self, agent: record.Agent, action: str, before: Status | None) -> Status:
