@@ -45,11 +45,12 @@ def scrape(address: str, stop: Path, result: dict[str, Any]) -> None:
         time.sleep(max(0.0, INTERVAL_S - (time.monotonic() - began)))
 
 
-def run(target: Path, addresses: list[str]) -> None:
-    """In the network namespace of the lab."""
+def run(target: Path, hosts: list[str]) -> None:
+    """In the network namespace of the lab; each host is NAME=ADDRESS."""
     stop = target.with_suffix(".stop")
-    results: dict[str, dict[str, Any]] = {address: {} for address in addresses}
-    threads = [threading.Thread(target=scrape, args=(address, stop, results[address])) for address in addresses]
+    addresses = dict(host.split("=") for host in hosts)
+    results: dict[str, dict[str, Any]] = {name: {} for name in addresses}
+    threads = [threading.Thread(target=scrape, args=(addresses[name], stop, results[name])) for name in addresses]
     for thread in threads:
         thread.start()
     while not all(result.get("answered") or result.get("missed") for result in results.values()):
@@ -74,7 +75,14 @@ def start(target: Path, folder: Path) -> None:
     stop_now(target)
     target.unlink(missing_ok=True)
     target.with_suffix(".running").touch()
-    me = [*one.controller, sys.executable, __file__, "run", str(target), *(host.address for host in one)]
+    me = [
+        *one.controller,
+        sys.executable,
+        __file__,
+        "run",
+        str(target),
+        *(f"{host.name}={host.address}" for host in one),
+    ]
     with target.with_suffix(".log").open("w") as log:
         process = subprocess.Popen(
             me, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True

@@ -46,5 +46,9 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_scenario(scenario: str, hosts: None, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f" {scenario}", end=" ", flush=True)
+    if (ROOT / "extensions/molecule" / scenario / "prepare.yml").exists():
+        # By itself Molecule prepares shared hosts for the first scenario alone.
+        code, said = molecule("prepare", "--force", "--scenario-name", scenario)
+        assert code == 0, said
     code, said = molecule("test", "--scenario-name", scenario, "--destroy", "never")
     assert code == 0, said
