@@ -10,6 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CORE = Path("ansible_collections/esnode/core")
 AGENT = CORE / "roles/esnode_agent/files/esnode/src/esnode"
+# /healthz is 200, but what was read before is not any more.
+BLIND = {
+    "collect/cpu.py": (
+        "def collect(self)",
+        "def collect(self):\n        raise OSError('cannot read')\n\n    def old(self)",
+    )
+}
 
 
 def copy(into: Path, version: str, changes: dict[str, tuple[str, str]] | None = None) -> Path:

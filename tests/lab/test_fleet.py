@@ -20,7 +20,6 @@ import pytest
 
 NAMES = ["n1", "n2", "n3", "n4"]
 SPECS = [lab.Spec(name, "trixie" if name == "n2" else "bookworm", "h100:2" if name == "n1" else None) for name in NAMES]
-BAD = {"collect/cpu.py": ("def collect(self)", "def collect(self):\n        raise OSError('no')\n\n    def old(self)")}
 SCRAPER = Path(__file__).with_name("held_port.py")
 
 
@@ -36,7 +35,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "good": lab_collection.copy(folder / "good", "1.0.0"),
         "better": lab_collection.copy(folder / "better", "1.0.1"),
-        "bad": lab_collection.copy(folder / "bad", "1.0.2", BAD),
+        "bad": lab_collection.copy(folder / "bad", "1.0.2", lab_collection.BLIND),
     }
 
 

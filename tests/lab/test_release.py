@@ -16,14 +16,6 @@ import lab
 import lab_collection
 import pytest
 
-# /healthz is 200, but what was read before is not any more.
-BLIND = {
-    "collect/cpu.py": (
-        "def collect(self)",
-        "def collect(self):\n        raise OSError('cannot read')\n\n    def old(self)",
-    )
-}
-
 
 @pytest.fixture(scope="module")
 def one() -> Iterator[lab.Lab]:
@@ -37,30 +29,11 @@ def host(one: lab.Lab) -> lab.Host:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lab_collection.copy(tmp_path_factory.mktemp("good"), "1.0.0")
-
-
-@pytest.fixture(scope="module")
-def better(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lab_collection.copy(tmp_path_factory.mktemp("better"), "1.0.1")
-
-
-@pytest.fixture(scope="module")
 def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lab_collection.copy(tmp_path_factory.mktemp("blind"), "1.0.2", BLIND)
+    return lab_collection.copy(tmp_path_factory.mktemp("blind"), "1.0.2", lab_collection.BLIND)
 
 
 Deploy = Callable[..., lab.Run]
-
-
-@pytest.fixture
-def deploy(one: lab.Lab) -> Deploy:
-    def run(collections: Path, *options: str, playbook: str = "esnode-deploy.yml", **variables: Any) -> lab.Run:
-        one.collections = collections
-        return one.playbook(playbook, *options, **variables)
-
-    return run
 
 
 def status(host: lab.Host) -> dict[str, Any]:

@@ -8,10 +8,8 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import lab
-import lab_collection
 import pytest
 
 
@@ -26,26 +24,7 @@ def host(one: lab.Lab) -> lab.Host:
     return one["node1"]
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lab_collection.copy(tmp_path_factory.mktemp("good"), "1.0.0")
-
-
-@pytest.fixture(scope="module")
-def better(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lab_collection.copy(tmp_path_factory.mktemp("better"), "1.0.1")
-
-
 Deploy = Callable[..., lab.Run]
-
-
-@pytest.fixture
-def deploy(one: lab.Lab) -> Deploy:
-    def run(collections: Path, *options: str, **variables: Any) -> lab.Run:
-        one.collections = collections
-        return one.playbook("esnode-deploy.yml", *options, **variables)
-
-    return run
 
 
 def version(host: lab.Host) -> str:
