@@ -9,7 +9,15 @@ import contextlib
 import time
 import typing as t
 
-from ansible_collections.esnode.core.plugins.module_utils import command, health, host, record, release, service
+from ansible_collections.esnode.core.plugins.module_utils import (
+    command,
+    files,
+    health,
+    host,
+    record,
+    release,
+    service,
+)
 
 if t.TYPE_CHECKING:
     Status = dict[str, t.Any]
@@ -25,8 +33,9 @@ class Unhealthy(Exception):
 
 
 class Change:
-    """One agent made to run as `agent` says. `back`: put these files back first, since it is a rollback.
+    """One agent made to run as `agent` says, with these files, which are written as part of the change.
 
+    `soak_s`: seconds that an agent that was changed has to stay up after it was found healthy.
     `status` is what the agent said of itself before, None when it did not answer; `pid` is its process.
     `action` and `reason` are what was done in the end.
     """
@@ -36,9 +45,10 @@ class Change:
         layout: dict[str, str],
         run: command.Run,
         agent: record.Agent,
+        wanted: files.Wanted,
         timeout_s: int,
         allow_fewer_gpus: bool = False,
-        back: record.Record | None = None,
+        soak_s: int = 0,
     ) -> None:
         self._layout = layout
         self._prefix = layout["prefix"]
@@ -46,7 +56,8 @@ class Change:
         self._agent = agent
         self._timeout_s = timeout_s
         self._allow_fewer_gpus = allow_fewer_gpus
-        self._back = back
+        self._files = wanted
+        self._soak_s = soak_s
         self._manager = service.manager(layout, run)
         self.url = health.base_url(agent.listen_address, bool(agent.certificate))
         self.pid = self._manager.pid()
@@ -89,7 +100,7 @@ class Change:
         running = host.agents(self._prefix).get(self.pid) if self.pid else None
         known = running and record.of(self._prefix, running) and record.left(self._prefix, running) is None
         # Nothing is to be done and yet its files are others: a deployment was cut off before it had seen the outcome.
-        cut_off = action == "none" and record.differs(to)
+        cut_off = action == "none" and files.differing(to.files)
         return self.status if self.status and known and not cut_off else to.status
 
     def needed(self) -> Needed:
@@ -99,8 +110,9 @@ class Change:
         running = host.agents(self._prefix).get(self.pid)
         if running != self._agent.release:
             return "restart", f"release {running} runs"
-        if self._back and (files := record.differs(self._back)):
-            return "restart", f"{', '.join(files)}: not as this release ran well with"
+        others = files.rewritten(self._files)
+        if [path for path in others if path != self._agent.config]:
+            return "restart", f"{', '.join(others)}: not as wanted"
         status = health.Client(self.url).status()
         if status is None or status["pid"] != self.pid:
             return "restart", "the agent does not answer there"
@@ -110,6 +122,8 @@ class Change:
         if status["config"]["restart_needed_for"]:
             return "restart", ", ".join(status["config"]["restart_needed_for"]) + " can't be reloaded"
         unread = health.unread(status, (self._agent.config, self._agent.certificate))
+        if others:
+            return "reload", f"{self._agent.config}: not as wanted"
         if unread:
             return "reload", f"{unread} changed after the agent has read it"
         return "none", "the agent runs as wanted"
@@ -123,8 +137,7 @@ class Change:
 
     def _try(self, action: str) -> Status:
         before = self._before(action)
-        if self._back:
-            record.put_back(self._back)
+        files.put(self._files)
         if release.current(self._prefix) != self._agent.release:
             release.flip(self._prefix, self._agent.release)
         if action == "start":
@@ -135,7 +148,22 @@ class Change:
             self.action = "restart"
             self.reason = ", ".join(status["config"]["restart_needed_for"]) + " can't be reloaded"
             status = self._wait(self._agent, "restart", before)
-        return status
+        return self._soak(status, before) if self._soak_s and action != "none" else status
+
+    def _soak(self, status: Status, before: Status | None) -> Status:
+        """Look on while the agent works: it must not end, and must be healthy when the time is over."""
+        until = time.monotonic() + self._soak_s
+        while time.monotonic() < until:
+            if self._manager.pid() != status["pid"]:
+                raise Unhealthy(
+                    f"esnode-core {self._agent.release} was healthy and ended within {self._soak_s} s\n"
+                    f"{self._last_lines()}"
+                )
+            time.sleep(1)
+        return self._wait(self._agent, "none", before)
+
+    def _last_lines(self) -> str:
+        return "Last lines of its log:\n" + (self._manager.log_tail().strip() or "(none)")
 
     def _go_back(self, why: str) -> Unhealthy:
         """What to raise, after the host went back to what was healthy before."""
@@ -144,15 +172,15 @@ class Change:
             self._manager.stop()
             return Unhealthy(f"{why}\nNo release was healthy on this host before, so the agent was stopped.")
         name = to.agent.release
-        if name == self._agent.release and not record.differs(to):
+        if name == self._agent.release and not files.differing(to.files):
             return Unhealthy(
                 f"{why}\nThe same release was healthy with the same files before, so there is nothing to go back to: "
                 "look for what has changed on this host."
             )
-        files = record.differs(to)
-        what = f"release {name}" + (f" and {', '.join(files)}" if files else "")
+        others = files.differing(to.files)
+        what = f"release {name}" + (f" and {', '.join(others)}" if others else "")
         try:
-            record.put_back(to)
+            files.put(to.files)
             if name != self._agent.release:
                 with contextlib.suppress(OSError):  # a full disk must not keep the host on a bad release
                     record.leave(self._prefix, self._agent.release, name, why)
@@ -192,6 +220,6 @@ class Change:
             if time.monotonic() > until:
                 raise Unhealthy(
                     f"esnode-core {agent.release} is not healthy after {self._timeout_s} s: "
-                    f"{'; '.join(lines)}\nLast lines of its log:\n" + (self._manager.log_tail().strip() or "(none)")
+                    f"{'; '.join(lines)}\n{self._last_lines()}"
                 )
             time.sleep(0.2)

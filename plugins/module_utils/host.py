@@ -20,6 +20,12 @@ PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 MACHINES = ("x86_64", "aarch64")
 GLIBC = (2, 28)  # the oldest that the locked wheels are built for
 SOCKET = "esnode-core.socket"
+# Argument spec of the options that doc_fragments/place.py describes.
+PLACE: dict[str, dict[str, object]] = {
+    "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
+    "prefix": {"type": "str", "default": ""},
+    "data_dir": {"type": "str", "default": ""},
+}
 _FREE_BYTES = 200 * 1000 * 1000  # a release takes 60 MB, the bundle twice 12 MB while it is unpacked
 
 

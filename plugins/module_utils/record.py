@@ -18,7 +18,7 @@ import tempfile
 import time
 import typing as t
 
-from ansible_collections.esnode.core.plugins.module_utils import release
+from ansible_collections.esnode.core.plugins.module_utils import files, release
 
 _DEPLOYED = "deployed.json"
 _LEFT = "left.json"
@@ -66,32 +66,13 @@ def _read(prefix: str, name: str, file: str) -> dict[str, t.Any] | None:
         return None
 
 
-def files_of(layout: dict[str, str], config: str) -> list[str]:
-    """Paths of the files that define and configure the agent on this host."""
-    folder = layout["config_dir"]
-    if layout["manager"] == "systemd":
-        service = [layout[name] for name in ("unit", "socket") if name in layout]
-    else:
-        service = [os.path.join(folder, "supervisord.conf")]
-    return [*service, os.path.join(folder, "environment"), config]
-
-
-def _file(path: str) -> dict[str, t.Any] | None:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            text, about = stream.read(), os.fstat(stream.fileno())
-    except FileNotFoundError:
-        return None
-    return {"text": text, "mode": about.st_mode & 0o7777, "uid": about.st_uid, "gid": about.st_gid}
-
-
 def keep(prefix: str, agent: Agent, paths: t.Iterable[str], status: dict[str, t.Any], fresh: bool) -> None:
     """Note that the agent is healthy with the files as they are now; `fresh`: another release ran before it."""
     compared = {
         "gpus": [{"name": gpu["name"], "state": gpu.get("state", "ok")} for gpu in status["gpus"]],
         "collectors": {name: {"state": c["state"]} for name, c in status["collectors"].items()},
     }
-    now = {"agent": dataclasses.asdict(agent), "files": {path: _file(path) for path in paths}, "status": compared}
+    now = {"agent": dataclasses.asdict(agent), "files": {path: files.read(path) for path in paths}, "status": compared}
     folder = release.release_dir(prefix, agent.release)
     before = _read(prefix, agent.release, _DEPLOYED) or {}
     if fresh or {**before, "at": 0} != {**now, "at": 0}:
@@ -125,30 +106,3 @@ def previous(prefix: str, than: str) -> Record | None:
     names = [n for n in release.installed(prefix) if n != than and left(prefix, n) is None]
     records = [found for found in (of(prefix, n) for n in names) if found is not None]
     return max(records, key=lambda one: one.at, default=None)
-
-
-def differs(record: Record) -> list[str]:
-    """Paths of the files that are not as the release ran well with."""
-    return [path for path, was in record.files.items() if _file(path) != was]
-
-
-def put_back(record: Record) -> None:
-    """Write the files as the release ran well with; those that are so already are not touched."""
-    for path in differs(record):
-        was = record.files[path]
-        if was is None:
-            os.unlink(path)
-            continue
-        handle, scratch = tempfile.mkstemp(prefix=".esnode-", dir=os.path.dirname(path))
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(was["text"])
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(scratch, was["mode"])
-            if os.geteuid() == 0:
-                os.chown(scratch, was["uid"], was["gid"])
-            os.replace(scratch, path)
-        except BaseException:
-            os.unlink(scratch)
-            raise

@@ -71,10 +71,14 @@ def current(prefix: str) -> str | None:
     return os.path.basename(target.rstrip("/"))
 
 
-def flip(prefix: str, name: str) -> None:
-    """Point C(current) at a release in one step: there is no moment without it."""
+def must_be_complete(prefix: str, name: str) -> None:
     if not is_complete(prefix, name):
         raise ReleaseError(f"release {name} is not completely installed below {prefix}; run the deployment again")
+
+
+def flip(prefix: str, name: str) -> None:
+    """Point C(current) at a release in one step: there is no moment without it."""
+    must_be_complete(prefix, name)
     link = os.path.join(prefix, "current")
     if os.path.isdir(link) and not os.path.islink(link):
         raise ReleaseError(f"{link} is a directory, not a link made by this collection; move it away")
@@ -89,13 +93,12 @@ def flip(prefix: str, name: str) -> None:
 def locked(prefix: str, patience_s: float = 300) -> t.Iterator[None]:
     """Hold the host for one deployment at a time; raises ReleaseError with who holds it when it takes too long."""
     path = os.path.join(prefix, LOCK)
-    os.makedirs(prefix, mode=0o755, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as lock:
-        until = time.monotonic() + patience_s
-        while True:
+    until = time.monotonic() + patience_s
+    while True:
+        os.makedirs(prefix, mode=0o755, exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError:
                 if time.monotonic() > until:
                     lock.seek(0)
@@ -104,10 +107,23 @@ def locked(prefix: str, patience_s: float = 300) -> t.Iterator[None]:
                         f"{lock.read().strip() or 'an unknown process'}. Let it finish, or end it, and deploy again"
                     ) from None
                 time.sleep(0.2)
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}")
-        lock.flush()
-        yield
+                continue
+            if not _is(lock.fileno(), path):
+                continue  # a removal had it, and took it away at its end
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}")
+            lock.flush()
+            yield
+            return
+
+
+def _is(handle: int, path: str) -> bool:
+    """Whether an open file is still the one at the path."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)
 
 
 def prunable(prefix: str, keep: int, wanted: str, spared: str = "") -> list[str]:

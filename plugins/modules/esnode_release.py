@@ -19,6 +19,8 @@ description:
   - Nothing is activated; M(esnode.core.esnode_service) does that.
 author:
   - The esnode authors (@esnode)
+extends_documentation_fragment:
+  - esnode.core.place
 options:
   state:
     description:
@@ -28,22 +30,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  scope:
-    description:
-      - With V(system) the agent lives in C(/opt/esnode) and C(/etc/esnode); this needs root.
-      - With V(user) it lives below the home of the user who runs the module.
-      - With V(auto) it is V(system) for root and V(user) for everybody else.
-    type: str
-    choices: [auto, system, user]
-    default: auto
-  prefix:
-    description: Folder of the releases. Empty means C(/opt/esnode) or C(~/.local/share/esnode).
-    type: str
-    default: ""
-  data_dir:
-    description: Folder of the agent's data, returned in RV(layout). Empty means C(/var/lib/esnode) or C(<prefix>/data).
-    type: str
-    default: ""
   python:
     description:
       - Path of the Python on the host that the agent shall run with, 3.10 to 3.13.
@@ -210,6 +196,7 @@ listen_streams:
   sample: ["0.0.0.0:9100"]
 """
 
+import contextlib
 import os
 import typing as t
 
@@ -221,9 +208,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
-            "prefix": {"type": "str", "default": ""},
-            "data_dir": {"type": "str", "default": ""},
+            **host.PLACE,
             "python": {"type": "str", "default": ""},
             "listen_address": {"type": "str", "default": ""},
             # The action plugin on the controller takes these three out.
@@ -272,8 +257,9 @@ def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
     if os.path.isdir(folder) and not os.listdir(folder):
         there.append(folder)  # others kept files in it at an earlier removal
     if there and not module.check_mode:
-        release.remove_all(prefix)
-        release.remove_configuration(folder)
+        with release.locked(prefix) if release.leftovers(prefix) else contextlib.nullcontext():
+            release.remove_all(prefix)
+            release.remove_configuration(folder)
     ours = {os.path.basename(path) for path in release.configuration(folder)}
     kept = (
         [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n not in ours] if os.path.isdir(folder) else []

@@ -10,8 +10,10 @@ module: esnode_service
 short_description: Run a release of the esnode agent and see that it is healthy
 version_added: 1.0.0
 description:
-  - Points C(<prefix>/current) at a release, starts the agent or restarts or reloads it as far as needed, and waits
-    until it is healthy.
+  - Makes the folders of the agent, writes its configuration and the definition of its service, points
+    C(<prefix>/current) at a release, starts the agent or restarts or reloads it as far as needed, and waits until it
+    is healthy. All of it is one change, of which other deployments of the host see nothing half.
+  - A configuration that the release refuses is an error before anything has changed.
   - What is needed is decided from what runs and not from what a play has changed. So a play that was interrupted
     between a change and the restart is completed by the next one.
   - The agent is restarted when another release runs than the wanted one, when the definition of its service is newer
@@ -27,6 +29,8 @@ description:
   - One deployment works on a host at a time. Another waits for it for five minutes.
 author:
   - The esnode authors (@esnode)
+extends_documentation_fragment:
+  - esnode.core.place
 options:
   state:
     description:
@@ -38,27 +42,30 @@ options:
     type: str
     choices: [started, previous, absent]
     default: started
-  scope:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    choices: [auto, system, user]
-    default: auto
-  prefix:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    default: ""
-  data_dir:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    default: ""
   release:
     description:
       - Name of the installed release that shall run. Required with O(state=started).
       - With O(state=previous) one that was healthy on this host. Without it the one before the active one.
     type: str
-  config:
-    description: Path of C(esnode.toml). Required with O(state=started).
-    type: path
+  files:
+    description:
+      - Texts of the files that define the agent, by name. Required with O(state=started).
+      - They are C(esnode.toml) and C(environment), and for systemd C(esnode-core.service) and C(esnode-core.socket),
+        elsewhere C(supervisord.conf). All of them must be given, here or in O(secret_files).
+    type: dict
+    default: {}
+  secret_files:
+    description: Those of O(files) that hold secrets. No output and no difference shows them.
+    type: dict
+    default: {}
+  user:
+    description: User that the agent runs as and who owns its data. Empty means who runs the module.
+    type: str
+    default: ""
+  group:
+    description: Group of that user, which may read the configuration. Empty means that of who runs the module.
+    type: str
+    default: ""
   listen_address:
     description: C(host:port) that the agent listens on. Required with O(state=started).
     type: str
@@ -79,19 +86,20 @@ options:
     description: Seconds that the agent has to become healthy.
     type: int
     default: 45
-  pending:
+  soak:
     description:
-      - What the changes of earlier tasks call for. Looked at in check mode alone, where those tasks have changed
-        nothing that could be seen.
-    type: str
-    choices: [none, reload, restart]
-    default: none
+      - Seconds that an agent that was changed has to stay up after it was found healthy. One that ends meanwhile, or is
+        not healthy at the end, is put back.
+    type: int
+    default: 0
 attributes:
   check_mode:
-    description: Says what would be done; nothing is.
+    description:
+      - Says what would be done; nothing is. The configuration is checked if its release is installed and a certificate
+        that a deployment makes is there.
     support: full
   diff_mode:
-    description: Shows release and action.
+    description: Shows the files, the release and the action.
     support: full
   idempotent:
     description: A healthy agent of the wanted release with the wanted configuration is left alone.
@@ -108,8 +116,17 @@ EXAMPLES = r"""
 - name: Run the release
   esnode.core.esnode_service:
     release: "{{ release.name }}"
-    config: /etc/esnode/esnode.toml
     listen_address: 0.0.0.0:9100
+    user: esnode
+    group: esnode
+    files:
+      esnode-core.service: "{{ lookup('ansible.builtin.template', 'esnode-core.service.j2') }}"
+      esnode-core.socket: "{{ lookup('ansible.builtin.template', 'esnode-core.socket.j2') }}"
+      esnode.toml: |
+        [agent]
+        listen_address = "0.0.0.0:9100"
+    secret_files:
+      environment: "ESNODE_TOKEN={{ vault_token }}"
 
 - name: Go back to the release before
   esnode.core.esnode_service:
@@ -188,12 +205,15 @@ pruned:
 """
 
 import contextlib
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 from ansible_collections.esnode.core.plugins.module_utils import (
     activation,
     command,
+    definition,
+    files,
     health,
     host,
     record,
@@ -204,24 +224,34 @@ from ansible_collections.esnode.core.plugins.module_utils import (
 if t.TYPE_CHECKING:
     Answer = dict[str, t.Any]
 
+_ERRORS = (
+    command.Failed,
+    definition.DefinitionError,
+    service.ServiceError,
+    release.ReleaseError,
+    host.HostError,
+    OSError,
+)
+
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["started", "previous", "absent"], "default": "started"},
-            "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
-            "prefix": {"type": "str", "default": ""},
-            "data_dir": {"type": "str", "default": ""},
+            **host.PLACE,
             "release": {"type": "str"},
-            "config": {"type": "path"},
+            "files": {"type": "dict", "default": {}},
+            "secret_files": {"type": "dict", "default": {}, "no_log": True},
+            "user": {"type": "str", "default": ""},
+            "group": {"type": "str", "default": ""},
             "listen_address": {"type": "str"},
             "certificate": {"type": "path"},
             "allow_fewer_gpus": {"type": "bool", "default": False},
             "keep_releases": {"type": "int", "default": 3},
             "timeout": {"type": "int", "default": 45},
-            "pending": {"type": "str", "choices": ["none", "reload", "restart"], "default": "none"},
+            "soak": {"type": "int", "default": 0},
         },
-        required_if=[("state", "started", ("release", "config", "listen_address"))],
+        required_if=[("state", "started", ("release", "files", "listen_address"))],
         supports_check_mode=True,
     )
     options = module.params
@@ -233,13 +263,13 @@ def main() -> None:
     work = {"started": _started, "previous": _previous, "absent": _absent}[options["state"]]
     try:
         layout = host.layout(options["scope"], options["prefix"], options["data_dir"])
-        # Nothing may be made in check mode, and the lock goes with the last release.
-        one_at_a_time = not module.check_mode and options["state"] != "absent"
-        with release.locked(layout["prefix"]) if one_at_a_time else contextlib.nullcontext():
+        # Nothing may be made in check mode, nor where nothing is to be removed.
+        free = module.check_mode or (options["state"] == "absent" and not release.leftovers(layout["prefix"]))
+        with contextlib.nullcontext() if free else release.locked(layout["prefix"]):
             result = work(module, layout)
     except activation.Unhealthy as bad:
         module.fail_json(msg=str(bad), returned_to=bad.returned_to)
-    except (command.Failed, service.ServiceError, release.ReleaseError, host.HostError, OSError) as error:
+    except _ERRORS as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result, layout=layout)
 
@@ -262,25 +292,77 @@ def _absent(module: AnsibleModule, layout: dict[str, str]) -> Answer:
 
 def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     options, prefix = module.params, layout["prefix"]
-    agent = record.Agent(options["release"], options["config"], options["listen_address"], options["certificate"] or "")
+    paths = definition.paths(layout)
+    config = paths[definition.CONFIG]
+    agent = record.Agent(options["release"], config, options["listen_address"], options["certificate"] or "")
+    if not module.check_mode:
+        release.must_be_complete(prefix, agent.release)
+    owner = definition.owner(options["user"], options["group"])
+    if not module.check_mode and None in owner:
+        raise definition.DefinitionError(f"there is no user {options['user']} or no group {options['group']} here")
+    wanted = definition.wanted(layout, {**options["files"], **options["secret_files"]}, owner)
+    folders = definition.folders(layout, owner)
     known = release.current(prefix)
-    change = activation.Change(layout, module.run_command, agent, options["timeout"], options["allow_fewer_gpus"])
+    change = activation.Change(
+        layout,
+        module.run_command,
+        agent,
+        wanted,
+        options["timeout"],
+        options["allow_fewer_gpus"],
+        options["soak"],
+    )
     action, reason = change.needed()
-    if module.check_mode and options["pending"] != "none" and action in ("none", "reload"):
-        action, reason = options["pending"], "earlier tasks would change its files"
     doomed = release.prunable(prefix, options["keep_releases"], agent.release, change.fallback_name)
+    others, without = files.differing(wanted), definition.wrong_folders(folders)
     result = {**_answer(module, layout, agent, action, reason, change), "pruned": doomed}
-    result["changed"] = action != "none" or known != agent.release or bool(doomed)
+    result["changed"] = action != "none" or known != agent.release or bool(doomed or others or without)
+    if module._diff:
+        secret = [paths[name] for name in options["secret_files"]]
+        result["diff"] = [*_differences(wanted, others, secret, without), *result.get("diff", [])]
+    if _may_check(module, layout, agent) and {config, paths[definition.ENVIRONMENT]}.intersection(others):
+        program = os.path.join(release.release_dir(prefix, agent.release), "bin", "esnode-core")
+        definition.check(module.run_command, layout, program, wanted, module.tmpdir)
     if module.check_mode:
         return result
+    definition.make_folders(folders)
     status = change.carry_out(action)
     for collector in health.failing(status) if record.of(prefix, agent.release) is None and known is None else []:
         module.warn(f"{collector}. The rest is served; the agent goes on trying")
     result.update(action=change.action, reason=change.reason or reason, agent=health.summary(status))
-    record.keep(prefix, agent, record.files_of(layout, agent.config), status, fresh=known != agent.release)
+    record.keep(prefix, agent, paths.values(), status, fresh=known != agent.release)
     for name in doomed:
         release.remove(prefix, name)
     return result
+
+
+def _may_check(module: AnsibleModule, layout: dict[str, str], agent: record.Agent) -> bool:
+    """Not in check mode where the run itself would first bring the release or make the certificate."""
+    if not module.check_mode:
+        return True
+    own = agent.certificate.startswith(layout["config_dir"] + "/") and not os.path.exists(agent.certificate)
+    return release.is_complete(layout["prefix"], agent.release) and not own
+
+
+def _differences(
+    wanted: files.Wanted, others: list[str], secret: list[str], without: list[str]
+) -> t.Iterator[dict[str, str]]:
+    """What --diff shows of files and folders."""
+    for path in others:
+        headers = {"before_header": path, "after_header": path}
+        then, now = files.read(path), wanted[path]
+        if path in secret:
+            yield {**headers, "before": "", "after": "(not shown, since it may hold secrets)\n"}
+        elif path in files.rewritten({path: now}):
+            yield {**headers, "before": then["text"] if then else "", "after": now["text"] if now else ""}
+        elif then and now:
+            kinds = [kind for kind in ("mode", "uid", "gid") if then[kind] != now[kind]]
+            before, after = (
+                "".join(f"{k}: {f[k]:04o}\n" if k == "mode" else f"{k}: {f[k]}\n" for k in kinds) for f in (then, now)
+            )
+            yield {**headers, "before": before, "after": after}
+    if without:
+        yield {"before_header": "folders", "after_header": "folders", "before": "", "after": "\n".join(without) + "\n"}
 
 
 def _previous(module: AnsibleModule, layout: dict[str, str]) -> Answer:
@@ -299,11 +381,12 @@ def _previous(module: AnsibleModule, layout: dict[str, str]) -> Answer:
             f"Releases that have: {there}"
         )
     change = activation.Change(
-        layout, module.run_command, target.agent, options["timeout"], options["allow_fewer_gpus"], back=target
+        layout, module.run_command, target.agent, target.files, options["timeout"], options["allow_fewer_gpus"]
     )
     action, reason = change.needed()
     result = {**_answer(module, layout, target.agent, action, reason, change), "pruned": []}
-    result["changed"] = action != "none" or known != target.agent.release
+    others = files.differing(target.files)
+    result["changed"] = action != "none" or known != target.agent.release or bool(others)
     if module.check_mode:
         return result
     status = change.carry_out(action)
@@ -332,10 +415,12 @@ def _answer(
     }
     known = release.current(layout["prefix"])
     if module._diff and (action != "none" or known != agent.release):
-        result["diff"] = {
-            "before": f"release: {known}\nagent: {'running' if change.pid else 'stopped'}\n",
-            "after": f"release: {agent.release}\nagent: running\naction: {action} ({reason})\n",
-        }
+        result["diff"] = [
+            {
+                "before": f"release: {known}\nagent: {'running' if change.pid else 'stopped'}\n",
+                "after": f"release: {agent.release}\nagent: running\naction: {action} ({reason})\n",
+            }
+        ]
     return result
 
 

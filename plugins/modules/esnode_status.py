@@ -15,20 +15,8 @@ description:
     changed by hand since are found.
 author:
   - The esnode authors (@esnode)
-options:
-  scope:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    choices: [auto, system, user]
-    default: auto
-  prefix:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    default: ""
-  data_dir:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    default: ""
+extends_documentation_fragment:
+  - esnode.core.place
 attributes:
   check_mode:
     description: It only reads.
@@ -116,7 +104,15 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
-from ansible_collections.esnode.core.plugins.module_utils import command, health, host, record, release, service
+from ansible_collections.esnode.core.plugins.module_utils import (
+    command,
+    files,
+    health,
+    host,
+    record,
+    release,
+    service,
+)
 
 if t.TYPE_CHECKING:
     Answer = dict[str, t.Any]
@@ -132,14 +128,7 @@ _ENDS = (
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
-            "prefix": {"type": "str", "default": ""},
-            "data_dir": {"type": "str", "default": ""},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=host.PLACE, supports_check_mode=True)
     try:
         layout = host.layout(module.params["scope"], module.params["prefix"], module.params["data_dir"])
         answer = _look(layout, module.run_command)
@@ -180,8 +169,8 @@ def _look(layout: dict[str, str], run: command.Run) -> Answer:
         answer["url"] = health.base_url(known.agent.listen_address, bool(known.agent.certificate))
         answer["certificate_ends"], worry = _certificate(prefix, known.agent.certificate, run)
         trouble += worry
-        files = record.differs(known)
-        trouble += [f"not as it was deployed: {', '.join(files)}"] if files else []
+        others = files.differing(known.files)
+        trouble += [f"not as it was deployed: {', '.join(others)}"] if others else []
     status = health.Client(answer["url"]).status() if pid and answer["url"] else None
     if status:
         answer.update(version=status["version"], uptime=int(time.time() - status["started"]))

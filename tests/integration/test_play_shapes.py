@@ -168,7 +168,7 @@ ASK = """
   ansible.builtin.ping:
   vars: {ansible_connection: ssh, ansible_host: "{{ away.ansible_host }}", ansible_port: "{{ away.ansible_port }}"}
   when: inventory_hostname in silent | default([])
-  register: esnode_agent__preflight
+  register: esnode_agent__release
 """
 PLAYS = {"deploy": "Deploy the esnode agent", "remove": "Remove the esnode agent"}
 ODD = {"esnode_serial": [1, 2, 3]}

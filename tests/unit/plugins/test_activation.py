@@ -33,7 +33,7 @@ def layout(tmp_path: Path) -> dict[str, str]:
 
 
 def fallback(layout: dict[str, str], wanted: str) -> str:
-    return activation.Change(layout, lambda _command: (1, "", ""), agent(wanted), 1).fallback_name
+    return activation.Change(layout, lambda _command: (1, "", ""), agent(wanted), {}, 1).fallback_name
 
 
 def test_the_active_one_is_gone_back_to(layout: dict[str, str]) -> None:

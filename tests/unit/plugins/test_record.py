@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.esnode.core.plugins.module_utils import record, release
+from ansible_collections.esnode.core.plugins.module_utils import files, record, release
 
 A, B, C = "1.0.0-aaaaaaaaaaaa", "1.1.0-bbbbbbbbbbbb", "1.2.0-cccccccccccc"
 STATUS: dict[str, Any] = {
@@ -52,9 +52,9 @@ def test_files_are_put_back_as_they_were(prefix: str, tmp_path: Path) -> None:
     new.write_text("of the next release\n")
     before = same.stat().st_mtime_ns, same.stat().st_ino
     kept = record.of(prefix, A)
-    assert kept and record.differs(kept) == [str(changed), str(gone), str(new)]
-    record.put_back(kept)
-    assert record.differs(kept) == []
+    assert kept and files.differing(kept.files) == [str(changed), str(gone), str(new)]
+    files.put(kept.files)
+    assert files.differing(kept.files) == []
     assert changed.read_text() == "changed\n" and changed.stat().st_mode & 0o777 == 0o640
     assert gone.read_text() == "gone\n" and not new.exists()
     assert (same.stat().st_mtime_ns, same.stat().st_ino) == before, "a file that is right is not touched"

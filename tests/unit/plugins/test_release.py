@@ -191,6 +191,29 @@ def test_one_deployment_at_a_time_and_the_other_is_told_who_is_at_it(tmp_path: P
         pass
 
 
+def test_who_waits_for_a_removal_gets_a_lock_that_others_see(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "opt")
+    got, over = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with release.locked(prefix, patience_s=60):
+            got.set()
+            over.wait(60)
+
+    waiter = threading.Thread(target=second)
+    with release.locked(prefix):
+        waiter.start()
+        release.remove_all(prefix)
+    assert got.wait(60)
+    try:
+        with pytest.raises(release.ReleaseError, match="another deployment"), release.locked(prefix, patience_s=0):
+            pass
+    finally:
+        over.set()
+        waiter.join()
+
+
+
 @pytest.mark.parametrize("name", ["1.0.0", "1.0.0-xyz", "../1.0.0-aaaaaaaaaaaa", "-aaaaaaaaaaaa"])
 def test_what_is_no_release_name(name: str) -> None:
     with pytest.raises(ReleaseError, match="no release name"):
