@@ -170,7 +170,16 @@ ASK = """
   when: inventory_hostname in silent | default([])
   register: esnode_agent__release
 """
-PLAYS = {"deploy": "Deploy the esnode agent", "remove": "Remove the esnode agent"}
+# A rollback asks and does with the same tasks.
+BACK = """
+- name: Ask or go back
+  ansible.builtin.include_tasks: "{{ 'ask' if esnode_agent__asked | default(false) else 'say' }}.yml"
+"""
+PLAYS = {
+    "deploy": "Deploy the esnode agent",
+    "remove": "Remove the esnode agent",
+    "rollback": "Go back to the release before",
+}
 ODD = {"esnode_serial": [1, 2, 3]}
 # name: variables of the inventory
 ROLLOUTS: dict[str, dict[str, object]] = {
@@ -202,7 +211,9 @@ def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
         shutil.copytree(ROOT / "playbooks", core / "playbooks")
         tasks = core / "roles/esnode_agent/tasks"
         tasks.mkdir(parents=True)
-        for name, text in (("preflight", ASK), ("present", SAY), ("main", SAY), ("absent", SAY)):
+        ask, say = (text.replace("esnode_agent__release", "esnode_agent__service") for text in (ASK, SAY))
+        stubs = {"preflight": ASK, "present": SAY, "main": SAY, "absent": SAY, "previous": BACK, "ask": ask, "say": say}
+        for name, text in stubs.items():
             (tasks / f"{name}.yml").write_text(text)
         for name, (keywords, text, *_expected) in SHAPES.items():
             path = tasks.parents[4] / f"{name}.yml"
@@ -212,6 +223,8 @@ def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
             one.start(f"deploy {name}", "esnode.core.deploy", **variables)
         for name in ("good", "canary fails", "lost in the second batch"):
             one.start(f"remove {name}", "esnode.core.remove", **ROLLOUTS[name])
+            one.start(f"rollback {name}", "esnode.core.rollback", **ROLLOUTS[name])
+        one.start("rollback refused", "esnode.core.rollback", **ROLLOUTS["refused"])
         try:
             yield one
         finally:
@@ -248,7 +261,7 @@ def of(lane: Lane, playbook: str) -> Rollout:
 
 @pytest.fixture(params=PLAYS)
 def rollout(request: pytest.FixtureRequest, lane: Lane) -> Rollout:
-    """Of a deployment and of a removal."""
+    """Of a deployment, of a removal and of a rollback."""
     return of(lane, request.param)
 
 
@@ -309,8 +322,9 @@ def test_a_batch_in_which_one_fails_and_one_gets_lost_stops_the_rollout(deployme
     assert "Lost on the way: 1" in run.output and "Failed: 1" in run.output
 
 
-def test_hosts_that_can_take_no_release_are_all_named_before_any_changes(deployment: Rollout) -> None:
-    run, batches = deployment("refused")
+@pytest.mark.parametrize("playbook", ["deploy", "rollback"])
+def test_hosts_that_can_not_take_part_are_all_named_before_any_changes(lane: Lane, playbook: str) -> None:
+    run, batches = of(lane, playbook)("refused")
     assert (run.code, batches, run.said("began")) == (2, 0, []), run.output
     assert "2 of 6 hosts are refused. Nothing has been changed." in run.output
     assert "h5, h6: Refuse: the port is taken" in run.output

@@ -17,6 +17,17 @@ BLIND = {
         "def collect(self):\n        raise OSError('cannot read')\n\n    def old(self)",
     )
 }
+# Healthy at first, and ends some seconds after it was started, each time.
+SHORT_LIVED = {
+    "collect/cpu.py": (
+        "def collect(self)",
+        "def collect(self):\n"
+        "        import os, time\n"
+        "        ends = float(os.environ.setdefault('ENDS', str(time.monotonic() + 4)))\n"
+        "        return os._exit(9) if time.monotonic() > ends else self.old()\n\n"
+        "    def old(self)",
+    )
+}
 
 
 def copy(into: Path, version: str, changes: dict[str, tuple[str, str]] | None = None) -> Path:

@@ -36,6 +36,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "good": lab_collection.copy(folder / "good", "1.0.0"),
         "better": lab_collection.copy(folder / "better", "1.0.1"),
         "bad": lab_collection.copy(folder / "bad", "1.0.2", lab_collection.BLIND),
+        "short-lived": lab_collection.copy(folder / "short-lived", "1.0.3", lab_collection.SHORT_LIVED),
     }
 
 
@@ -46,7 +47,8 @@ Deploy = Callable[..., lab.Run]
 def deploy(one: lab.Lab, releases: dict[str, Path]) -> Deploy:
     def run(release: str, playbook: str = "esnode-deploy.yml", **variables: Any) -> lab.Run:
         one.collections = releases[release]
-        return one.playbook(playbook, esnode_agent_health_timeout=15, **variables)
+        short = {"esnode_agent_health_timeout": 15, "esnode_canary_soak_seconds": 1}
+        return one.playbook(playbook, **{**short, **variables})
 
     return run
 
@@ -77,6 +79,13 @@ def test_a_bad_release_stops_at_the_canary_which_goes_back(one: lab.Lab, deploy:
     assert versions(one) == dict.fromkeys(NAMES, "1.0.0")
     touched = [host.name for host in one if "1.0.2-" in host.run(["ls", "/opt/esnode/releases"]).stdout]
     assert touched == ["n1"]
+
+
+def test_a_release_that_ends_after_a_while_stops_at_the_canary_too(one: lab.Lab, deploy: Deploy) -> None:
+    run = deploy("short-lived", esnode_canary_soak_seconds=60)
+    assert run.code != 0 and "Not tried: 3" in run.output
+    assert "was healthy and ended within 60 s" in run.output and "and is healthy with it" in run.output
+    assert versions(one) == dict.fromkeys(NAMES, "1.0.0")
 
 
 def test_a_host_that_is_lost_stops_the_rollout_and_the_next_run_goes_on(one: lab.Lab, deploy: Deploy) -> None:
