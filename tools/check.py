@@ -70,7 +70,7 @@ def lint() -> Iterator[Check]:
     yield Check("mypy-plugins", "lint", "lint", ("mypy", plugins), needs=("plugins",))
     # What other tests and later work build upon; only what pytest hands to a test need not be typed.
     untyped = ("--allow-untyped-defs", "--allow-incomplete-defs", "--allow-untyped-calls", "--exclude", "/conftest.py")
-    for folder in ("bench", "integration"):
+    for folder in ("bench", "integration", "lab"):
         yield Check(f"mypy-{folder}", "lint", "lint", ("mypy", *untyped, f"tests/{folder}"), needs=(f"tests/{folder}",))
     yield Check("yamllint", "lint", "lint", ("yamllint", "--strict", "."))
     scripts = (".ci/run", "tools/py", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("mk/*.sh"))))
@@ -103,8 +103,11 @@ def tests() -> Iterator[Check]:
         there = tuple(path for path in paths if (ROOT / path).is_dir())
         yield Check(name, "full", "test-core216", ("pytest", "-n", "2", *there), oldest, paths)
     yield Check("simulator-slow", "full", "test", ("pytest", "-m", "slow", "tests/nvmlsim"), needs=("tests/nvmlsim",))
-    yield Check("integration", "full", "test", ("pytest", "tests/integration"), needs=("tests/integration",))
-    yield Check("e2e", "full", "test", ("pytest", "tests/e2e"), needs=("tests/e2e",))
+    yield Check("integration", "full", "test", ("pytest", "-n", "2", "tests/integration"), needs=("tests/integration",))
+    # A booted host lives through a file.
+    yield Check("lab", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/lab"), needs=("tests/lab",))
+    yield Check("molecule", "full", "test", ("pytest", "tests/molecule"), needs=("extensions/molecule",))
+    yield Check("e2e", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/e2e"), needs=("tests/e2e",))
 
 
 def release() -> Iterator[Check]:
@@ -144,6 +147,8 @@ def run_logged(venv: Path, command: list[str], log: Path, live: bool) -> int:
     """Run with the output in a file, and on the screen as it comes when `live`."""
     # Ansible keeps its caches in build/, too.
     own = {"PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "ANSIBLE_HOME": str(ROOT / "build/ansible"), "NO_COLOR": "1"}
+    # Two mypys that run side by side trip over one cache.
+    own["MYPY_CACHE_DIR"] = str(ROOT / f"build/cache/mypy/{log.stem}")
     # What a test starts over and over must not compile the same sources each time.
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with log.open("wb") as file:

@@ -9,6 +9,9 @@ Needs the agent's dependencies on the path.
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +76,16 @@ def metrics() -> Iterator[str]:
             yield f"| `{family.name}` | {family.kind} | {family.unit} | {labels} | {family.help} |"
 
 
+def _described(section: type) -> dict[str, str]:
+    """What each key of a section does: the string below it in the source."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(section)).body if isinstance(node, ast.ClassDef))
+    found = {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[ast.unparse(field.target)] = str(text.value.value)
+    return found
+
+
 def configuration() -> Iterator[str]:
     """The page on the configuration, line by line."""
     yield "# Configuration"
@@ -95,12 +108,13 @@ The sections {inactive} are checked but not active in this version; the agent sa
         yield ""
         yield f"## [{section.name}]"
         yield ""
-        yield "| key | default | right is |"
-        yield "| --- | --- | --- |"
+        yield "| key | default | right is | |"
+        yield "| --- | --- | --- | --- |"
+        does = _described(section.type)
         for key in msgspec.structs.fields(section.type):
             default = key.default if key.default is not msgspec.NODEFAULT else key.default_factory()
             shown = f"`{config_file.show(default)}`" if default is not None else "not set"
-            yield f"| `{key.name}` | {shown} | {config_file.expected(key.type)} |"
+            yield f"| `{key.name}` | {shown} | {config_file.expected(key.type)} | {does[key.name]} |"
 
 
 def main(arguments: list[str]) -> int:

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
 import typing as t
-import urllib.error
-import urllib.request
+import urllib.parse
 
 if t.TYPE_CHECKING:
     Status = dict[str, t.Any]  # the JSON of /status
-
-_PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN; has a name in ssl since Python 3.10
 
 
 def base_url(listen_address: str, tls: bool) -> str:
@@ -25,35 +23,52 @@ def base_url(listen_address: str, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
-class Client:
-    """HTTP to the agent. With TLS its own certificate is what is trusted, whatever name stands in it.
+def _first(path: str) -> bytes:
+    """The first certificate of a PEM file, in DER: the server's own."""
+    with open(path, encoding="ascii", errors="replace") as stream:
+        text = stream.read()
+    end = "-----END CERTIFICATE-----"
+    start = text.find("-----BEGIN CERTIFICATE-----")
+    if start < 0 or end not in text:
+        raise ValueError(f"{path} holds no PEM certificate")
+    return ssl.PEM_cert_to_DER_cert(text[start : text.index(end, start) + len(end)])
 
-    Without `certificate` whatever is served is taken: good for looking at what runs before a change, no more.
+
+class Client:
+    """HTTP to the agent, on this host. With TLS what counts is that it serves the very `certificate` that it shall.
+
+    Its names and its age do not: an expired one must not keep a deployment from mending it. Without `certificate`
+    whatever is served is taken: good for looking at what runs before a change, no more.
     """
 
     def __init__(self, url: str, certificate: str = "") -> None:
-        self._url = url
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        if certificate:
-            context.load_verify_locations(certificate)
-            context.verify_flags |= _PARTIAL_CHAIN
-        else:
-            context.verify_mode = ssl.CERT_NONE
-        # No proxy: this never leaves the host.
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
+        self._url = urllib.parse.urlsplit(url)
+        self._certificate = certificate
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE
 
     def get(self, path: str) -> tuple[int, str]:
         """(status code, body); code 0 and the reason when there is no answer."""
+        host, port = self._url.hostname or "", self._url.port
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=5, context=self._context)
+            if self._url.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=5)
+        )
         try:
-            with self._opener.open(self._url + path, timeout=5) as answer:
-                return answer.status, answer.read().decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode(errors="replace")
-        except (OSError, ValueError) as error:
-            return 0, str(getattr(error, "reason", error))
+            connection.connect()
+            if self._certificate and isinstance(connection.sock, ssl.SSLSocket):
+                served = connection.sock.getpeercert(binary_form=True)
+                if served != _first(self._certificate):
+                    return 0, f"another certificate is served than the one in {self._certificate}"
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return 0, str(error) or type(error).__name__
+        finally:
+            connection.close()
 
     def status(self) -> Status | None:
         """The JSON of /status, None when there is none."""
@@ -83,28 +98,52 @@ def trouble(client: Client, version: str, before: Status | None, allow_fewer_gpu
     well = {n for n, _c in _in(status, "ok", "partial")}
     if not lines and not well:
         lines += [f"collector {n} is {c['state']}: {'; '.join(c['errors'])}" for n, c in status["collectors"].items()]
-    for name, _state in _in(before, "ok"):
+    for name, then in _in(before, "ok", "partial"):
         now = status["collectors"].get(name)
         if now and now["state"] in ("failed", "late"):
-            lines.append(f"collector {name} was ok before and is {now['state']} now: {'; '.join(now['errors'])}")
-    fewer = before and "gpu" in status["collectors"] and len(status["gpus"]) < len(before["gpus"])
-    if before and fewer and not allow_fewer_gpus:
-        lines.append(
-            f"{len(before['gpus'])} GPUs were seen before, {len(status['gpus'])} are now; if they were taken out: "
-            "esnode_agent_allow_fewer_gpus=true"
-        )
+            errors = "; ".join(now["errors"])
+            lines.append(f"collector {name} was {then['state']} before and is {now['state']} now: {errors}")
+    if before and "gpu" in status["collectors"] and not allow_fewer_gpus:
+        were, are = len(working(before)), len(working(status))
+        if are < were:
+            lines.append(
+                f"{were} GPUs were well before, {are} are now{_broken(status)}; if they were taken out: "
+                "esnode_agent_allow_fewer_gpus=true"
+            )
     return lines
+
+
+def working(status: Status) -> list[dict[str, t.Any]]:
+    """The GPUs that can be read; one that is lost is still listed by the agent."""
+    return [gpu for gpu in status["gpus"] if gpu.get("state", "ok") in ("ok", "no_permission", "starting")]
+
+
+def broken(status: Status) -> list[str]:
+    """A line for each GPU that can't be read."""
+    bad = [gpu for gpu in status["gpus"] if gpu not in working(status)]
+    return [f"GPU {gpu.get('index', '?')} ({gpu['name'] or 'unknown'}) is {gpu['state']}" for gpu in bad]
+
+
+def _broken(status: Status) -> str:
+    lines = broken(status)
+    return f" ({', '.join(lines)})" if lines else ""
 
 
 def _in(status: Status | None, *states: str) -> list[tuple[str, Status]]:
     return [(n, c) for n, c in status["collectors"].items() if c["state"] in states] if status else []
 
 
+def failing(status: Status) -> list[str]:
+    """A line for each collector that does not read what it should."""
+    bad = _in(status, "failed", "late")
+    return [f"collector {name} is {c['state']}: {'; '.join(c['errors'])}" for name, c in bad]
+
+
 def summary(status: Status) -> dict[str, t.Any]:
     """What of /status a deployment reports: {version, gpus: [names], collectors: {name: state}}."""
     return {
         "version": status["version"],
-        "gpus": [g["name"] for g in status["gpus"]],
+        "gpus": [g["name"] or "unknown" for g in status["gpus"]],
         "collectors": {n: c["state"] for n, c in status["collectors"].items()},
     }
 

@@ -19,6 +19,13 @@ from ansible_collections.esnode.core.plugins.module_utils.command import Run, at
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 MACHINES = ("x86_64", "aarch64")
 GLIBC = (2, 28)  # the oldest that the locked wheels are built for
+SOCKET = "esnode-core.socket"
+# Argument spec of the options that doc_fragments/place.py describes.
+PLACE: dict[str, dict[str, object]] = {
+    "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
+    "prefix": {"type": "str", "default": ""},
+    "data_dir": {"type": "str", "default": ""},
+}
 _FREE_BYTES = 200 * 1000 * 1000  # a release takes 60 MB, the bundle twice 12 MB while it is unpacked
 
 
@@ -27,7 +34,7 @@ class HostError(Exception):
 
 
 def layout(scope: str, prefix: str = "", data_dir: str = "") -> dict[str, str]:
-    """Who runs the agent and where its things are: {scope, manager, prefix, ..._dir, unit}.
+    """Who runs the agent and where its things are: {scope, manager, prefix, ..._dir, unit, socket}.
 
     `scope`: "system", "user", or "auto" (system for root). Empty paths get the scope's own. `log_dir` is the agent's;
     `service_log_dir` is where a supervisord keeps what the agent says, out of the agent's reach when it runs as root.
@@ -49,6 +56,7 @@ def layout(scope: str, prefix: str = "", data_dir: str = "") -> dict[str, str]:
             "service_log_dir": "/var/log/esnode-core",
             "run_dir": "/run/esnode",
             "unit": "/etc/systemd/system/esnode-core.service",
+            "socket": "/etc/systemd/system/esnode-core.socket",
         }
     else:
         home = os.path.expanduser("~")
@@ -61,6 +69,7 @@ def layout(scope: str, prefix: str = "", data_dir: str = "") -> dict[str, str]:
             "service_log_dir": os.path.join(base, "log"),
             "run_dir": os.path.join(base, "run"),
             "unit": os.path.join(home, ".config/systemd/user/esnode-core.service"),
+            "socket": os.path.join(home, ".config/systemd/user/esnode-core.socket"),
         }
     return {"scope": scope, "manager": _manager(scope), **places}
 
@@ -148,6 +157,15 @@ def _closed_to_others(path: str) -> str | None:
     return None
 
 
+def has_kernel_log() -> bool:
+    """Whether the service manager can open the kernel log for the agent: root can, but not in most containers."""
+    try:
+        os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
 def check_space(prefix: str) -> None:
     """Raise HostError when a release would not fit below the prefix."""
     place = prefix
@@ -161,10 +179,11 @@ def check_space(prefix: str) -> None:
         )
 
 
-def check_listen(address: str, own: str) -> None:
-    """Raise HostError when the agent could not listen on "host:port"; it names who does.
+def check_listen(address: str, own: str, scope: str, run: Run) -> list[str]:
+    """What a systemd socket has to listen on for "host:port": ["9100"], ["127.0.0.1:9100", "[::1]:9100"].
 
-    `own`: the prefix of the agent's own releases; a process that runs from there is no clash.
+    Raises HostError when the agent could not listen there; it names who does. `own`: the prefix of the agent's own
+    releases; a process that runs from there is no clash, nor is the agent's own socket unit.
     """
     host, _colon, port_text = address.rpartition(":")
     port = int(port_text)
@@ -174,7 +193,9 @@ def check_listen(address: str, own: str) -> None:
         )
     except OSError as error:
         raise HostError(f"listen address {address}: {host} is not known on this host: {error}") from error
+    streams = []
     for family, kind, protocol, _name, where in infos:
+        streams.append(f"[{where[0]}]:{port}" if family == socket.AF_INET6 else f"{where[0]}:{port}")
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -183,7 +204,7 @@ def check_listen(address: str, own: str) -> None:
                 probe.bind(where)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                _refuse_unless_own(address, port, own)
+                _refuse_unless_own(address, port, own, scope, run)
             elif error.errno == errno.EADDRNOTAVAIL:
                 raise HostError(f"listen address {address}: this host has no address {host}") from error
             elif error.errno == errno.EACCES:
@@ -191,21 +212,46 @@ def check_listen(address: str, own: str) -> None:
                     f"listen address {address}: ports below 1024 are for root, and the agent does not run as root; "
                     "choose another"
                 ) from error
-            elif error.errno != errno.EAFNOSUPPORT:
+            elif error.errno == errno.EAFNOSUPPORT:
+                streams.pop()
+            else:
                 raise HostError(f"listen address {address}: {error}") from error
+    return sorted(set(streams)) if host else [port_text]
 
 
-def _refuse_unless_own(address: str, port: int, own: str) -> None:
+def _refuse_unless_own(address: str, port: int, own: str, scope: str, run: Run) -> None:
     holders, users = _listeners(port)
-    if holders and all(_runs_from(pid, own) for pid in holders):
+    others = []
+    for pid in holders:
+        if _runs_from(pid, own):
+            continue
+        unit = _socket_unit(port, scope, run) if _is_systemd(pid) else ""
+        if unit != SOCKET:
+            others.append(unit or f"{_command(pid)} (pid {pid})")
+    if holders and not others:
         return
-    others = [f"{_command(pid)} (pid {pid})" for pid in holders if not _runs_from(pid, own)]
     if not others:
         others = ["a process of user " + ", ".join(sorted(users))] if users else ["another program"]
     raise HostError(
         f"listen address {address}: port {port} is taken by {', '.join(others)}. Stop it, or let the agent listen "
         "elsewhere with esnode_agent_listen_address (node_exporter's port is 9100 too). Nothing was installed."
     )
+
+
+def _is_systemd(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip() == "systemd"
+    except OSError:
+        return False
+
+
+def _socket_unit(port: int, scope: str, run: Run) -> str:
+    """Name of the socket unit that listens on a TCP port; empty when there is none."""
+    manager = ["systemctl", *(["--user"] if scope == "user" else [])]
+    _code, said = attempt(run, [*manager, "list-sockets", "--no-legend", "--no-pager", "--full"])
+    rows = [line.split() for line in said.splitlines()]
+    return next((row[1] for row in rows if len(row) > 1 and row[0].rpartition(":")[2] == str(port)), "")
 
 
 def _listeners(port: int) -> tuple[set[int], set[str]]:

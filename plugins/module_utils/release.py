@@ -19,6 +19,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import time
 import typing as t
 
 from ansible_collections.esnode.core.plugins.module_utils.command import Failed, Run, must
@@ -70,10 +71,14 @@ def current(prefix: str) -> str | None:
     return os.path.basename(target.rstrip("/"))
 
 
-def flip(prefix: str, name: str) -> None:
-    """Point C(current) at a release in one step: there is no moment without it."""
+def must_be_complete(prefix: str, name: str) -> None:
     if not is_complete(prefix, name):
         raise ReleaseError(f"release {name} is not completely installed below {prefix}; run the deployment again")
+
+
+def flip(prefix: str, name: str) -> None:
+    """Point C(current) at a release in one step: there is no moment without it."""
+    must_be_complete(prefix, name)
     link = os.path.join(prefix, "current")
     if os.path.isdir(link) and not os.path.islink(link):
         raise ReleaseError(f"{link} is a directory, not a link made by this collection; move it away")
@@ -84,10 +89,50 @@ def flip(prefix: str, name: str) -> None:
     os.replace(fresh, link)
 
 
-def prunable(prefix: str, keep: int, wanted: str) -> list[str]:
-    """Releases that go once `wanted` runs: all but it and the newest others, `keep` in all; and half-installed ones."""
+@contextlib.contextmanager
+def locked(prefix: str, patience_s: float = 300) -> t.Iterator[None]:
+    """Hold the host for one deployment at a time; raises ReleaseError with who holds it when it takes too long."""
+    path = os.path.join(prefix, LOCK)
+    until = time.monotonic() + patience_s
+    while True:
+        os.makedirs(prefix, mode=0o755, exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    lock.seek(0)
+                    raise ReleaseError(
+                        f"another deployment of this host has not ended after {patience_s:.0f} s: it holds {path} as "
+                        f"{lock.read().strip() or 'an unknown process'}. Let it finish, or end it, and deploy again"
+                    ) from None
+                time.sleep(0.2)
+                continue
+            if not _is(lock.fileno(), path):
+                continue  # a removal had it, and took it away at its end
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}")
+            lock.flush()
+            yield
+            return
+
+
+def _is(handle: int, path: str) -> bool:
+    """Whether an open file is still the one at the path."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)
+
+
+def prunable(prefix: str, keep: int, wanted: str, spared: str = "") -> list[str]:
+    """Releases that go once `wanted` runs: all but it and the newest others, `keep` in all; and half-installed ones.
+
+    `spared` is the one that a rollback would go to; it counts as the newest.
+    """
     complete = installed(prefix)
-    others = [n for n in complete if n != wanted]
+    others = sorted((n for n in complete if n != wanted), key=lambda n: n == spared)
     old = others[: max(0, len(others) - max(keep - 1, 0))]
     try:
         entries = sorted(os.listdir(os.path.join(prefix, "releases")))
@@ -121,6 +166,24 @@ def remove_all(prefix: str) -> None:
             shutil.rmtree(path)
     with contextlib.suppress(OSError):  # not there, or somebody else keeps files in it
         os.rmdir(prefix)
+
+
+def configuration(folder: str) -> list[str]:
+    """Paths in the folder of the configuration that the role makes and that exist."""
+    names = ("esnode.toml", "environment", "supervisord.conf", "certs")
+    there = [path for path in (os.path.join(folder, n) for n in names) if os.path.lexists(path)]
+    return there or ([folder] if os.path.isdir(folder) and not os.listdir(folder) else [])
+
+
+def remove_configuration(folder: str) -> None:
+    """Remove what the role has made there, and the folder if nothing else is in it."""
+    for path in configuration(folder):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    with contextlib.suppress(OSError):  # not there, or somebody else keeps files in it
+        os.rmdir(folder)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -163,9 +226,8 @@ def install(prefix: str, name: str, bundle: str, python: str, run: Run) -> None:
     """
     mask = os.umask(0o022)  # the service's user must be able to read what root installs
     try:
-        os.makedirs(os.path.join(prefix, "releases"), exist_ok=True)
-        with open(os.path.join(prefix, LOCK), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another controller may be at it, too
+        with locked(prefix):  # another controller may be at it, too
+            os.makedirs(os.path.join(prefix, "releases"), exist_ok=True)
             if not is_complete(prefix, name):
                 _install(prefix, name, bundle, python, run)
     except Failed as error:
@@ -210,6 +272,9 @@ def _install(prefix: str, name: str, bundle: str, python: str, run: Run) -> None
         must(run, [os.path.join(directory, "bin", "esnode-core"), "version"])
         shutil.copyfile(os.path.join(scratch, MANIFEST), os.path.join(directory, MARKER + ".part"))
         os.replace(os.path.join(directory, MARKER + ".part"), os.path.join(directory, MARKER))
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)  # on a full disk above all
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

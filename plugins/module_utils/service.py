@@ -4,7 +4,7 @@
 """Who runs the agent: systemd, or a supervisord of its own where no systemd runs. Both have the same face.
 
 `pid()` is the running agent's or None; `stale(started)` says why its service is not as the files define it;
-`restart` (also from standstill), `reload`, `remove`; `log_tail()` for error messages.
+`restart` (also from standstill), `reload`, `stop`, `remove`; `log_tail()` for error messages.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from ansible_collections.esnode.core.plugins.module_utils.command import Run, attempt, must
 
 UNIT = "esnode-core.service"
+SOCKET = "esnode-core.socket"
 _STOP_S = 20.0
 
 
@@ -55,7 +56,7 @@ def changed_since(started: float, *paths: str) -> str | None:
 
 
 class Systemd:
-    """A unit of the system's or of the user's manager."""
+    """A service of the system's or of the user's manager, and the socket that holds its port while it restarts."""
 
     def __init__(self, layout: dict[str, str], run: Run) -> None:
         self._layout = layout
@@ -67,37 +68,59 @@ class Systemd:
         self._systemctl = ["systemctl", *(["--user"] if user else [])]
         self._journal = ["journalctl", *(["--user"] if user else []), "--no-pager", "--output=cat", "--lines=15"]
 
-    def _show(self, name: str) -> str:
-        return must(self._run, [*self._systemctl, "show", "--property", name, "--value", UNIT]).strip()
+    def _show(self, name: str, unit: str = UNIT) -> str:
+        return must(self._run, [*self._systemctl, "show", "--property", name, "--value", unit]).strip()
 
     def pid(self) -> int | None:
         return int(self._show("MainPID") or 0) or None
 
     def stale(self, started: float) -> str | None:
-        if attempt(self._run, [*self._systemctl, "is-enabled", UNIT])[1].strip() != "enabled":
-            return "the service is not enabled"
-        if self._show("NeedDaemonReload") == "yes":
-            return f"{self._layout['unit']} changed"
-        return changed_since(started, self._layout["unit"], self._environment)
+        for unit, path in ((UNIT, self._layout["unit"]), (SOCKET, self._layout["socket"])):
+            if attempt(self._run, [*self._systemctl, "is-enabled", unit])[1].strip() != "enabled":
+                return f"{unit} is not enabled"
+            if self._show("NeedDaemonReload", unit) == "yes":
+                return f"{path} changed"
+        return self._socket_stale() or changed_since(started, self._layout["unit"], self._environment)
+
+    def _socket_stale(self) -> str | None:
+        """Why the port is not held as the socket unit says."""
+        if self._show("ActiveState", SOCKET) != "active":
+            return f"{SOCKET} does not listen"
+        # systemctl shows what it has read last, not where it listens: that is as old as the unit's activation.
+        since = int(self._show("ActiveEnterTimestampMonotonic", SOCKET)) / 1e6
+        listens_since = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + since
+        changed = changed_since(listens_since, self._layout["socket"])
+        return changed and f"{self._layout['socket']} changed after the socket was opened"
 
     def restart(self) -> None:
         must(self._run, [*self._systemctl, "daemon-reload"])
-        must(self._run, [*self._systemctl, "enable", UNIT])
-        attempt(self._run, [*self._systemctl, "reset-failed", UNIT])
+        must(self._run, [*self._systemctl, "enable", UNIT, SOCKET])
+        attempt(self._run, [*self._systemctl, "reset-failed", UNIT, SOCKET])
+        if self._socket_stale():
+            # An agent that opened the port itself has to let go of it first.
+            must(self._run, [*self._systemctl, "stop", UNIT, SOCKET])
+            must(self._run, [*self._systemctl, "start", SOCKET])
         # Not waited for: Type=notify holds systemctl until the first collection, and the health check looks closer.
         must(self._run, [*self._systemctl, "restart", "--no-block", UNIT])
 
     def reload(self) -> None:
         must(self._run, [*self._systemctl, "reload", UNIT])
 
+    def stop(self) -> None:
+        """Stop it, and have it not started at boot nor by a scrape."""
+        for unit in (SOCKET, UNIT):
+            attempt(self._run, [*self._systemctl, "disable", "--now", unit])
+
     def exists(self) -> bool:
-        return os.path.lexists(self._layout["unit"])
+        return any(os.path.lexists(self._layout[name]) for name in ("unit", "socket"))
 
     def remove(self) -> None:
-        attempt(self._run, [*self._systemctl, "disable", "--now", UNIT])
-        os.unlink(self._layout["unit"])
+        self.stop()  # one may be missing: an older deployment, a removal that was cut off
+        for name in ("unit", "socket"):
+            if os.path.lexists(self._layout[name]):
+                os.unlink(self._layout[name])
         must(self._run, [*self._systemctl, "daemon-reload"])
-        attempt(self._run, [*self._systemctl, "reset-failed", UNIT])
+        attempt(self._run, [*self._systemctl, "reset-failed", UNIT, SOCKET])
 
     def log_tail(self) -> str:
         unit = "--unit" if self._layout["scope"] == "system" else "--user-unit"

@@ -19,30 +19,17 @@ description:
   - Nothing is activated; M(esnode.core.esnode_service) does that.
 author:
   - The esnode authors (@esnode)
+extends_documentation_fragment:
+  - esnode.core.place
 options:
   state:
     description:
       - With V(present) the release that this collection ships is installed.
-      - With V(absent) every release is removed. Stop the service before.
+      - With V(absent) every release is removed, and what the role has configured. Files of others in the folder of the
+        configuration stay. Stop the service before.
     type: str
     choices: [present, absent]
     default: present
-  scope:
-    description:
-      - With V(system) the agent lives in C(/opt/esnode) and C(/etc/esnode); this needs root.
-      - With V(user) it lives below the home of the user who runs the module.
-      - With V(auto) it is V(system) for root and V(user) for everybody else.
-    type: str
-    choices: [auto, system, user]
-    default: auto
-  prefix:
-    description: Folder of the releases. Empty means C(/opt/esnode) or C(~/.local/share/esnode).
-    type: str
-    default: ""
-  data_dir:
-    description: Folder of the agent's data, returned in RV(layout). Empty means C(/var/lib/esnode) or C(<prefix>/data).
-    type: str
-    default: ""
   python:
     description:
       - Path of the Python on the host that the agent shall run with, 3.10 to 3.13.
@@ -145,6 +132,17 @@ machine:
   returned: when O(state=present)
   type: str
   sample: x86_64
+kept:
+  description: Paths in the folder of the configuration that belong to others and stay.
+  returned: when O(state=absent)
+  type: list
+  elements: str
+  sample: [/etc/esnode/gpu-state.json]
+kernel_log:
+  description: Whether C(/dev/kmsg) can be opened by the user who deploys. The unit hands it to the agent then.
+  returned: when O(state=present)
+  type: bool
+  sample: true
 layout:
   description: Where the agent and its things live on this host.
   returned: success
@@ -186,8 +184,20 @@ layout:
       description: Path of the systemd unit.
       type: str
       sample: /etc/systemd/system/esnode-core.service
+    socket:
+      description: Path of the systemd socket unit that holds the port.
+      type: str
+      sample: /etc/systemd/system/esnode-core.socket
+listen_streams:
+  description: What the socket unit listens on for O(listen_address); names are resolved on the host.
+  returned: when O(listen_address) is given
+  type: list
+  elements: str
+  sample: ["0.0.0.0:9100"]
 """
 
+import contextlib
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
@@ -198,9 +208,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
-            "prefix": {"type": "str", "default": ""},
-            "data_dir": {"type": "str", "default": ""},
+            **host.PLACE,
             "python": {"type": "str", "default": ""},
             "listen_address": {"type": "str", "default": ""},
             # The action plugin on the controller takes these three out.
@@ -229,23 +237,34 @@ def _answer(module: AnsibleModule) -> dict[str, t.Any]:
         "current": release.current(prefix) or "",
     }
     if options["state"] == "absent":
-        return {**found, **_absent(module, prefix)}
+        return {**found, **_absent(module, layout)}
     python, version = host.find_python(options["python"], layout["scope"], module.run_command)
     if options["bundle"]:
         release.install(prefix, options["name"], options["bundle"], python, module.run_command)
         return {"changed": True}
-    found.update(python=python, python_version=version, machine=host.machine())
+    found.update(python=python, python_version=version, machine=host.machine(), kernel_log=host.has_kernel_log())
     host.check_space(prefix)
     if options["listen_address"]:
-        host.check_listen(options["listen_address"], prefix)
+        found["listen_streams"] = host.check_listen(
+            options["listen_address"], prefix, layout["scope"], module.run_command
+        )
     return {"changed": False, **found}
 
 
-def _absent(module: AnsibleModule, prefix: str) -> dict[str, t.Any]:
-    there = release.leftovers(prefix)
+def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
+    prefix, folder = layout["prefix"], layout["config_dir"]
+    there = release.leftovers(prefix) + release.configuration(folder)
+    if os.path.isdir(folder) and not os.listdir(folder):
+        there.append(folder)  # others kept files in it at an earlier removal
     if there and not module.check_mode:
-        release.remove_all(prefix)
-    result: dict[str, t.Any] = {"changed": bool(there)}
+        with release.locked(prefix) if release.leftovers(prefix) else contextlib.nullcontext():
+            release.remove_all(prefix)
+            release.remove_configuration(folder)
+    ours = {os.path.basename(path) for path in release.configuration(folder)}
+    kept = (
+        [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n not in ours] if os.path.isdir(folder) else []
+    )
+    result: dict[str, t.Any] = {"changed": bool(there), "kept": kept}
     if module._diff and there:
         result["diff"] = {"before": "".join(f"{p}\n" for p in there), "after": ""}
     return result

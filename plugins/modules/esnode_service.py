@@ -10,45 +10,62 @@ module: esnode_service
 short_description: Run a release of the esnode agent and see that it is healthy
 version_added: 1.0.0
 description:
-  - Points C(<prefix>/current) at a release, starts the agent or restarts or reloads it as far as needed, and waits
-    until it is healthy.
+  - Makes the folders of the agent, writes its configuration and the definition of its service, points
+    C(<prefix>/current) at a release, starts the agent or restarts or reloads it as far as needed, and waits until it
+    is healthy. All of it is one change, of which other deployments of the host see nothing half.
+  - A configuration that the release refuses is an error before anything has changed.
   - What is needed is decided from what runs and not from what a play has changed. So a play that was interrupted
     between a change and the restart is completed by the next one.
   - The agent is restarted when another release runs than the wanted one, when the definition of its service is newer
     than its process, or when it does not answer. It is reloaded when its configuration is newer than what it has
     read.
   - Healthy means that C(/healthz) and C(/readyz) answer 200, the wanted version is served, at least one collector
-    reads, and no collector and no GPU that was fine before the change is missing after it. When the agent does not get
-    there in time the module fails with what is wrong and the last lines of its log.
+    reads, and no collector and no GPU that was fine before the change is missing after it.
+  - When the agent does not get there in time the host goes back. The release that was healthy last is activated with
+    the files that it was healthy with (service, environment, configuration), and the module fails with what was
+    wrong, what the host went back to, and the last lines of the log. An agent that never was healthy on the host is
+    stopped.
+  - What a release was healthy with is kept in its folder, for root alone.
+  - One deployment works on a host at a time. Another waits for it for five minutes.
 author:
   - The esnode authors (@esnode)
+extends_documentation_fragment:
+  - esnode.core.place
 options:
   state:
     description:
       - With V(started) the release runs.
+      - With V(previous) the host goes back to the release that was healthy before the active one, or to
+        O(release), with the files that it was healthy with. The release that it goes back from is never gone back
+        to, until it was deployed and healthy again. So doing it twice changes nothing.
       - With V(absent) the agent is stopped and its service is removed.
     type: str
-    choices: [started, absent]
+    choices: [started, previous, absent]
     default: started
-  scope:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    choices: [auto, system, user]
-    default: auto
-  prefix:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    default: ""
-  data_dir:
-    description: As for M(esnode.core.esnode_release).
-    type: str
-    default: ""
   release:
-    description: Name of the installed release that shall run. Required with O(state=started).
+    description:
+      - Name of the installed release that shall run. Required with O(state=started).
+      - With O(state=previous) one that was healthy on this host. Without it the one before the active one.
     type: str
-  config:
-    description: Path of C(esnode.toml). Required with O(state=started).
-    type: path
+  files:
+    description:
+      - Texts of the files that define the agent, by name. Required with O(state=started).
+      - They are C(esnode.toml) and C(environment), and for systemd C(esnode-core.service) and C(esnode-core.socket),
+        elsewhere C(supervisord.conf). All of them must be given, here or in O(secret_files).
+    type: dict
+    default: {}
+  secret_files:
+    description: Those of O(files) that hold secrets. No output and no difference shows them.
+    type: dict
+    default: {}
+  user:
+    description: User that the agent runs as and who owns its data. Empty means who runs the module.
+    type: str
+    default: ""
+  group:
+    description: Group of that user, which may read the configuration. Empty means that of who runs the module.
+    type: str
+    default: ""
   listen_address:
     description: C(host:port) that the agent listens on. Required with O(state=started).
     type: str
@@ -60,26 +77,29 @@ options:
     type: bool
     default: false
   keep_releases:
-    description: How many releases stay installed. Older ones are removed once the new one is healthy.
+    description:
+      - How many releases stay installed, 2 or more. Older ones are removed once the new one is healthy, never the one
+        that the host would go back to.
     type: int
     default: 3
   timeout:
     description: Seconds that the agent has to become healthy.
     type: int
     default: 45
-  pending:
+  soak:
     description:
-      - What the changes of earlier tasks call for. Looked at in check mode alone, where those tasks have changed
-        nothing that could be seen.
-    type: str
-    choices: [none, reload, restart]
-    default: none
+      - Seconds that an agent that was changed has to stay up after it was found healthy. One that ends meanwhile, or is
+        not healthy at the end, is put back.
+    type: int
+    default: 0
 attributes:
   check_mode:
-    description: Says what would be done; nothing is.
+    description:
+      - Says what would be done; nothing is. The configuration is checked if its release is installed and a certificate
+        that a deployment makes is there.
     support: full
   diff_mode:
-    description: Shows release and action.
+    description: Shows the files, the release and the action.
     support: full
   idempotent:
     description: A healthy agent of the wanted release with the wanted configuration is left alone.
@@ -96,8 +116,21 @@ EXAMPLES = r"""
 - name: Run the release
   esnode.core.esnode_service:
     release: "{{ release.name }}"
-    config: /etc/esnode/esnode.toml
     listen_address: 0.0.0.0:9100
+    user: esnode
+    group: esnode
+    files:
+      esnode-core.service: "{{ lookup('ansible.builtin.template', 'esnode-core.service.j2') }}"
+      esnode-core.socket: "{{ lookup('ansible.builtin.template', 'esnode-core.socket.j2') }}"
+      esnode.toml: |
+        [agent]
+        listen_address = "0.0.0.0:9100"
+    secret_files:
+      environment: "ESNODE_TOKEN={{ vault_token }}"
+
+- name: Go back to the release before
+  esnode.core.esnode_service:
+    state: previous
 
 - name: Stop the agent and remove its service
   esnode.core.esnode_service:
@@ -117,22 +150,22 @@ reason:
   sample: release 0.9.0-ba9876543210 runs
 url:
   description: Where the agent answers on this host.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: str
   sample: http://127.0.0.1:9100
 listen_address:
   description: Address that it listens on.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: str
   sample: 0.0.0.0:9100
 manager:
   description: What runs the agent, V(systemd) or V(supervisor).
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: str
   sample: systemd
 agent:
   description: What the healthy agent says of itself. Not in check mode when the agent is not running.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: dict
   contains:
     version:
@@ -153,54 +186,95 @@ layout:
   returned: success
   type: dict
   sample: {scope: system, manager: systemd, prefix: /opt/esnode}
+release:
+  description: Name of the release that runs.
+  returned: when O(state=started) or O(state=previous)
+  type: str
+  sample: 1.0.0-0123456789ab
+returned_to:
+  description: Release that the host went back to and is healthy with. Empty when there was none or it is not healthy.
+  returned: when the agent did not become healthy
+  type: str
+  sample: 0.9.0-ba9876543210
 pruned:
   description: Old and half-installed releases that were removed.
-  returned: when O(state=started)
+  returned: when O(state=started) or O(state=previous)
   type: list
   elements: str
   sample: []
 """
 
-import time
+import contextlib
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
-from ansible_collections.esnode.core.plugins.module_utils import command, health, host, release, service
+from ansible_collections.esnode.core.plugins.module_utils import (
+    activation,
+    command,
+    definition,
+    files,
+    health,
+    host,
+    record,
+    release,
+    service,
+)
 
 if t.TYPE_CHECKING:
-    Manager = t.Union[service.Systemd, service.Supervisor]
-    Status = dict[str, t.Any]
+    Answer = dict[str, t.Any]
+
+_ERRORS = (
+    command.Failed,
+    definition.DefinitionError,
+    service.ServiceError,
+    release.ReleaseError,
+    host.HostError,
+    OSError,
+)
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
-            "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
-            "prefix": {"type": "str", "default": ""},
-            "data_dir": {"type": "str", "default": ""},
+            "state": {"type": "str", "choices": ["started", "previous", "absent"], "default": "started"},
+            **host.PLACE,
             "release": {"type": "str"},
-            "config": {"type": "path"},
+            "files": {"type": "dict", "default": {}},
+            "secret_files": {"type": "dict", "default": {}, "no_log": True},
+            "user": {"type": "str", "default": ""},
+            "group": {"type": "str", "default": ""},
             "listen_address": {"type": "str"},
             "certificate": {"type": "path"},
             "allow_fewer_gpus": {"type": "bool", "default": False},
             "keep_releases": {"type": "int", "default": 3},
             "timeout": {"type": "int", "default": 45},
-            "pending": {"type": "str", "choices": ["none", "reload", "restart"], "default": "none"},
+            "soak": {"type": "int", "default": 0},
         },
-        required_if=[("state", "started", ("release", "config", "listen_address"))],
+        required_if=[("state", "started", ("release", "files", "listen_address"))],
         supports_check_mode=True,
     )
-    work = _absent if module.params["state"] == "absent" else _started
+    options = module.params
+    if options["keep_releases"] < 2:
+        module.fail_json(
+            msg=f"keep_releases is {options['keep_releases']}; it must be 2 or more, since the release before is what "
+            "a host goes back to when the new one fails"
+        )
+    work = {"started": _started, "previous": _previous, "absent": _absent}[options["state"]]
     try:
-        layout = host.layout(module.params["scope"], module.params["prefix"], module.params["data_dir"])
-        result = work(module, layout)
-    except (command.Failed, service.ServiceError, release.ReleaseError, host.HostError) as error:
+        layout = host.layout(options["scope"], options["prefix"], options["data_dir"])
+        # Nothing may be made in check mode, nor where nothing is to be removed.
+        free = module.check_mode or (options["state"] == "absent" and not release.leftovers(layout["prefix"]))
+        with contextlib.nullcontext() if free else release.locked(layout["prefix"]):
+            result = work(module, layout)
+    except activation.Unhealthy as bad:
+        module.fail_json(msg=str(bad), returned_to=bad.returned_to)
+    except _ERRORS as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result, layout=layout)
 
 
-def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
+def _absent(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     manager = service.manager(layout, module.run_command)
     running = host.agents(layout["prefix"])
     there = manager.exists() or bool(running)
@@ -209,112 +283,145 @@ def _absent(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
             manager.remove()
         # Whatever still runs from our releases: a supervised agent whose supervisor was killed, say.
         service.end(list(host.agents(layout["prefix"])))
-    result: dict[str, t.Any] = {"changed": there, "action": "remove" if there else "none"}
+    result: Answer = {"changed": there, "action": "remove" if there else "none"}
     result["reason"] = "the service is installed" if there else "no service is installed"
     if module._diff and there:
         result["diff"] = {"before": "esnode-core: installed\n", "after": "esnode-core: absent\n"}
     return result
 
 
-def _started(module: AnsibleModule, layout: dict[str, str]) -> dict[str, t.Any]:
+def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     options, prefix = module.params, layout["prefix"]
-    wanted = options["release"]
-    manager = service.manager(layout, module.run_command)
-    url = health.base_url(options["listen_address"], bool(options["certificate"]))
-    pid = manager.pid()
-    before = health.Client(url).status() if pid else None
-    action, reason = _needed(options, prefix, manager, pid, before)
-    if module.check_mode and options["pending"] != "none" and action in ("none", "reload"):
-        action, reason = options["pending"], "earlier tasks would change its files"
-    relink = release.current(prefix) != wanted
-    doomed = release.prunable(prefix, options["keep_releases"], wanted)
-    result: dict[str, t.Any] = {
-        "action": action,
-        "reason": reason,
-        "url": url,
-        "pruned": doomed,
-        "manager": layout["manager"],
-    }
-    result["listen_address"] = options["listen_address"]
-    result["changed"] = action != "none" or relink or bool(doomed)
-    if module._diff and result["changed"]:
-        result["diff"] = {
-            "before": f"release: {release.current(prefix)}\nagent: {'running' if pid else 'stopped'}\n",
-            "after": f"release: {wanted}\nagent: running\naction: {action} ({reason})\n",
-        }
+    paths = definition.paths(layout)
+    config = paths[definition.CONFIG]
+    agent = record.Agent(options["release"], config, options["listen_address"], options["certificate"] or "")
+    if not module.check_mode:
+        release.must_be_complete(prefix, agent.release)
+    owner = definition.owner(options["user"], options["group"])
+    if not module.check_mode and None in owner:
+        raise definition.DefinitionError(f"there is no user {options['user']} or no group {options['group']} here")
+    wanted = definition.wanted(layout, {**options["files"], **options["secret_files"]}, owner)
+    folders = definition.folders(layout, owner)
+    known = release.current(prefix)
+    change = activation.Change(
+        layout,
+        module.run_command,
+        agent,
+        wanted,
+        options["timeout"],
+        options["allow_fewer_gpus"],
+        options["soak"],
+    )
+    action, reason = change.needed()
+    doomed = release.prunable(prefix, options["keep_releases"], agent.release, change.fallback_name)
+    others, without = files.differing(wanted), definition.wrong_folders(folders)
+    result = {**_answer(module, layout, agent, action, reason, change), "pruned": doomed}
+    result["changed"] = action != "none" or known != agent.release or bool(doomed or others or without)
+    if module._diff:
+        secret = [paths[name] for name in options["secret_files"]]
+        result["diff"] = [*_differences(wanted, others, secret, without), *result.get("diff", [])]
+    if _may_check(module, layout, agent) and {config, paths[definition.ENVIRONMENT]}.intersection(others):
+        program = os.path.join(release.release_dir(prefix, agent.release), "bin", "esnode-core")
+        definition.check(module.run_command, layout, program, wanted, module.tmpdir)
     if module.check_mode:
-        return {**result, "agent": health.summary(before) if before else {}}
-    if relink:
-        release.flip(prefix, wanted)
-    if action == "start":
-        service.end(list(host.agents(prefix)))  # an agent without its supervisor would hold the port
-    status = _carry_out(module, manager, action, url, before)
-    if action == "reload" and status["config"]["restart_needed_for"]:
-        result["action"] = "restart"
-        result["reason"] = ", ".join(status["config"]["restart_needed_for"]) + " can't be reloaded"
-        status = _carry_out(module, manager, "restart", url, before)
+        return result
+    definition.make_folders(folders)
+    status = change.carry_out(action)
+    for collector in health.failing(status) if record.of(prefix, agent.release) is None and known is None else []:
+        module.warn(f"{collector}. The rest is served; the agent goes on trying")
+    result.update(action=change.action, reason=change.reason or reason, agent=health.summary(status))
+    record.keep(prefix, agent, paths.values(), status, fresh=known != agent.release)
     for name in doomed:
         release.remove(prefix, name)
-    return {**result, "agent": health.summary(status)}
+    return result
 
 
-def _needed(
-    options: dict[str, t.Any], prefix: str, manager: Manager, pid: int | None, status: Status | None
-) -> tuple[str, str]:
-    """(action, reason): what brings the running agent to what the host's files say."""
-    if pid is None:
-        return "start", "the agent does not run"
-    running = host.agents(prefix).get(pid)
-    if running != options["release"]:
-        return "restart", f"release {running} runs"
-    if status is None or status["pid"] != pid:
-        return "restart", "the agent does not answer there"
-    stale = manager.stale(status["started"])
-    if stale:
-        return "restart", stale
-    if status["config"]["restart_needed_for"]:
-        return "restart", ", ".join(status["config"]["restart_needed_for"]) + " can't be reloaded"
-    unread = health.unread(status, (options["config"], options["certificate"]))
-    if unread:
-        return "reload", f"{unread} changed after the agent has read it"
-    return "none", "the agent runs as wanted"
+def _may_check(module: AnsibleModule, layout: dict[str, str], agent: record.Agent) -> bool:
+    """Not in check mode where the run itself would first bring the release or make the certificate."""
+    if not module.check_mode:
+        return True
+    own = agent.certificate.startswith(layout["config_dir"] + "/") and not os.path.exists(agent.certificate)
+    return release.is_complete(layout["prefix"], agent.release) and not own
 
 
-def _carry_out(module: AnsibleModule, manager: Manager, action: str, url: str, before: Status | None) -> Status:
-    """Do it, then wait. Returns the JSON of /status of the healthy agent, or fails the module with what is wrong."""
-    options = module.params
-    version = release.version_of(options["release"])
-    since = time.time()
-    if action == "reload":
-        manager.reload()
-    elif action != "none":
-        manager.restart()
-    client = health.Client(url, options["certificate"] or "")
-    known = before["config"]["reload_errors"] if before else []
-    until = time.monotonic() + options["timeout"]
-    while True:
-        lines = health.trouble(client, version, before, options["allow_fewer_gpus"])
-        status = client.status()
-        refused = status["config"]["reload_errors"] if status else []
-        if refused and refused != known:
-            module.fail_json(msg=f"the agent refused the new configuration and keeps the old one: {'; '.join(refused)}")
-        lines += refused
-        if status and action == "reload" and status["config"]["loaded"] < since:
-            lines.append("the new configuration is not read yet")
-        if status and not lines:
-            return status
-        if time.monotonic() > until:
-            module.fail_json(msg=_late(module, manager, lines))
-        time.sleep(0.2)
+def _differences(
+    wanted: files.Wanted, others: list[str], secret: list[str], without: list[str]
+) -> t.Iterator[dict[str, str]]:
+    """What --diff shows of files and folders."""
+    for path in others:
+        headers = {"before_header": path, "after_header": path}
+        then, now = files.read(path), wanted[path]
+        if path in secret:
+            yield {**headers, "before": "", "after": "(not shown, since it may hold secrets)\n"}
+        elif path in files.rewritten({path: now}):
+            yield {**headers, "before": then["text"] if then else "", "after": now["text"] if now else ""}
+        elif then and now:
+            kinds = [kind for kind in ("mode", "uid", "gid") if then[kind] != now[kind]]
+            before, after = (
+                "".join(f"{k}: {f[k]:04o}\n" if k == "mode" else f"{k}: {f[k]}\n" for k in kinds) for f in (then, now)
+            )
+            yield {**headers, "before": before, "after": after}
+    if without:
+        yield {"before_header": "folders", "after_header": "folders", "before": "", "after": "\n".join(without) + "\n"}
 
 
-def _late(module: AnsibleModule, manager: Manager, lines: list[str]) -> str:
-    return "esnode-core {0} is not healthy after {1} s: {2}\nLast lines of its log:\n{3}".format(
-        module.params["release"],
-        module.params["timeout"],
-        "; ".join(lines),
-        manager.log_tail().strip() or "(none)",
+def _previous(module: AnsibleModule, layout: dict[str, str]) -> Answer:
+    options, prefix = module.params, layout["prefix"]
+    known = release.current(prefix)
+    if known is None:
+        raise release.ReleaseError(f"no release is active below {prefix}: there is nothing to go back from")
+    wanted = options["release"]
+    if wanted is None and known in [(record.left(prefix, n) or {}).get("to") for n in release.installed(prefix)]:
+        wanted = known  # it went back already
+    target = record.previous(prefix, known) if wanted is None else record.of(prefix, wanted)
+    if target is None:
+        there = ", ".join(n for n in release.installed(prefix) if record.of(prefix, n)) or "none"
+        raise release.ReleaseError(
+            f"there is no release to go back to: {wanted or 'no other than ' + known} has run well on this host. "
+            f"Releases that have: {there}"
+        )
+    change = activation.Change(
+        layout, module.run_command, target.agent, target.files, options["timeout"], options["allow_fewer_gpus"]
     )
+    action, reason = change.needed()
+    result = {**_answer(module, layout, target.agent, action, reason, change), "pruned": []}
+    others = files.differing(target.files)
+    result["changed"] = action != "none" or known != target.agent.release or bool(others)
+    if module.check_mode:
+        return result
+    status = change.carry_out(action)
+    if known != target.agent.release:
+        record.leave(prefix, known, target.agent.release, "it was rolled back")
+        record.keep(prefix, target.agent, target.files, status, fresh=True)
+    return {**result, "action": change.action, "reason": change.reason or reason, "agent": health.summary(status)}
+
+
+def _answer(
+    module: AnsibleModule,
+    layout: dict[str, str],
+    agent: record.Agent,
+    action: str,
+    reason: str,
+    change: activation.Change,
+) -> Answer:
+    result: Answer = {
+        "action": action,
+        "reason": reason,
+        "url": change.url,
+        "listen_address": agent.listen_address,
+        "manager": layout["manager"],
+        "release": agent.release,
+        "agent": health.summary(change.status) if change.status else {},
+    }
+    known = release.current(layout["prefix"])
+    if module._diff and (action != "none" or known != agent.release):
+        result["diff"] = [
+            {
+                "before": f"release: {known}\nagent: {'running' if change.pid else 'stopped'}\n",
+                "after": f"release: {agent.release}\nagent: running\naction: {action} ({reason})\n",
+            }
+        ]
+    return result
 
 
 if __name__ == "__main__":

@@ -12,16 +12,6 @@ from pathlib import Path
 import pytest
 from deployment import ROOT, Deployment
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """A deployment lives through the tests of a file in their order; --failed-first must not turn it round."""
-    places = [place for place, item in enumerate(session.items) if HERE in item.path.parents]
-    ours = sorted((session.items[p] for p in places), key=lambda item: (item.path, item.location[1] or 0))
-    for place, item in zip(places, ours, strict=True):
-        session.items[place] = item
-
 
 @pytest.fixture(scope="session")
 def ansible() -> Path:

@@ -34,7 +34,7 @@ def listener() -> Iterator[socket.socket]:
 def test_a_taken_port_is_refused_and_its_holder_named(listener: socket.socket, shape: str) -> None:
     address = shape.format(listener.getsockname()[1])
     with pytest.raises(HostError) as caught:
-        host.check_listen(address, "/opt/esnode")
+        host.check_listen(address, "/opt/esnode", "system", run)
     assert f"(pid {os.getpid()})" in str(caught.value) and address in str(caught.value)
 
 
@@ -51,10 +51,10 @@ def test_a_port_of_our_own_agent_is_no_clash(tmp_path: Path) -> None:
         try:
             assert agent.stdout
             address = f"127.0.0.1:{agent.stdout.readline().strip()}"
-            host.check_listen(address, str(tmp_path))
+            host.check_listen(address, str(tmp_path), "system", run)
             assert host.agents(str(tmp_path)) == {agent.pid: "1.0.0-aaaaaaaaaaaa"}
             with pytest.raises(HostError, match="is taken by"):
-                host.check_listen(address, "/opt/elsewhere")
+                host.check_listen(address, "/opt/elsewhere", "system", run)
         finally:
             agent.communicate("")
 
@@ -64,13 +64,13 @@ def test_a_port_of_our_own_agent_is_no_clash(tmp_path: Path) -> None:
 )
 def test_an_impossible_address_is_refused(address: str, said: str) -> None:
     with pytest.raises(HostError, match=said):
-        host.check_listen(address, "/opt/esnode")
+        host.check_listen(address, "/opt/esnode", "system", run)
 
 
 def test_a_free_port_is_fine(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
-    host.check_listen(f"127.0.0.1:{port}", "/opt/esnode")
+    host.check_listen(f"127.0.0.1:{port}", "/opt/esnode", "system", run)
 
 
 def interpreter(folder: Path, answer: str) -> str:

@@ -158,7 +158,7 @@ def test_prune_spares_the_wanted_and_the_newest_others(tmp_path: Path) -> None:
     half = "0.9.0-dddddddddddd"
     assert release.prunable(prefix, 9, A) == [half]
     assert release.prunable(prefix, 2, A) == [B, half]
-    assert release.prunable(prefix, 1, A) == [B, C, half]
+    assert release.prunable(prefix, 2, A, spared=B) == [C, half]
     assert release.prunable(prefix, 3, "1.3.0-eeeeeeeeeeee") == [A, half], (
         "one that check mode has not installed counts"
     )
@@ -177,6 +177,41 @@ def test_remove_all_takes_its_own_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "opt" / "kept").unlink()
     release.remove_all(prefix)
     assert not os.path.exists(prefix)
+
+
+def test_one_deployment_at_a_time_and_the_other_is_told_who_is_at_it(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "opt")
+    with (
+        release.locked(prefix),
+        pytest.raises(ReleaseError, match=f"it holds {prefix}/{release.LOCK} as pid {os.getpid()} since"),
+        release.locked(prefix, patience_s=0),
+    ):
+        pass
+    with release.locked(prefix, patience_s=0):
+        pass
+
+
+def test_who_waits_for_a_removal_gets_a_lock_that_others_see(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "opt")
+    got, over = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with release.locked(prefix, patience_s=60):
+            got.set()
+            over.wait(60)
+
+    waiter = threading.Thread(target=second)
+    with release.locked(prefix):
+        waiter.start()
+        release.remove_all(prefix)
+    assert got.wait(60)
+    try:
+        with pytest.raises(release.ReleaseError, match="another deployment"), release.locked(prefix, patience_s=0):
+            pass
+    finally:
+        over.set()
+        waiter.join()
+
 
 
 @pytest.mark.parametrize("name", ["1.0.0", "1.0.0-xyz", "../1.0.0-aaaaaaaaaaaa", "-aaaaaaaaaaaa"])

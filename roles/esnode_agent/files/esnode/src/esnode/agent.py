@@ -36,7 +36,7 @@ from esnode.telemetry import Telemetry
 
 log = logging.getLogger("esnode.agent")
 
-_STOP_S = 1.5
+_STOP_S = 1.8
 _M_ARENA_MAX = -8
 
 _COLLECTORS: dict[str, Callable[[Config], bool]] = {
@@ -285,6 +285,14 @@ def main(loaded: Loaded, roots: Roots) -> int:
                 error.strerror or error,
             )
             return 1
+    elif loaded.config.agent.port not in (ports := {s.getsockname()[1] for s in sockets if s.family != socket.AF_UNIX}):
+        log.warning(
+            "%s: agent.listen_address = %s does not count: the service manager's socket unit holds the port, now %s; "
+            "change both, as a deployment does",
+            loaded.path,
+            msgspec.json.encode(loaded.config.agent.listen_address).decode(),
+            ", ".join(map(str, sorted(ports))),
+        )
     agent_process = Agent(loaded, roots)
     try:
         asyncio.run(agent_process.run(sockets))

@@ -28,13 +28,17 @@ class Agent(Struct, frozen=True, kw_only=True):
             description='"host:port", such as "0.0.0.0:9100" or "[::]:9100"',
         ),
     ] = "0.0.0.0:9100"
+    """Where HTTP is served. An empty host is every address."""
     scrape_interval_seconds: Annotated[
         float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")
     ] = 15.0
+    """Seconds from one snapshot to the next; a scrape is served the last one."""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description='"debug", "info", "warning" or "error"')
     ] = "info"
+    """The quietest level that is still logged."""
     log_format: Annotated[Literal["json", "text"], Meta(description='"json" or "text"')] = "json"
+    """How a line of the log on standard error looks."""
 
     @property
     def host(self) -> str:
@@ -51,75 +55,108 @@ class Security(Struct, frozen=True, kw_only=True):
     """[security]"""
 
     enable_tls: Switch = False
+    """Serve HTTPS instead of HTTP."""
     tls_cert_path: Path | None = None
+    """Certificate of the server in PEM, followed by the intermediate ones; needed for TLS."""
     tls_key_path: Path | None = None
+    """Private key of it in PEM, without passphrase; needed for TLS."""
     tls_ca_path: Path | None = None
+    """CA of the certificate in PEM, with which `esnode-core status` and `metrics` check it."""
     min_tls_version: Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')] = "1.3"
+    """Clients that offer nothing newer are refused."""
     cipher_suites: Annotated[
         list[Text],
         Meta(description='a list of suites as OpenSSL names them, such as ["TLS_AES_256_GCM_SHA384"]'),
     ] = field(default_factory=list)
+    """Only these are offered. An empty list leaves it to OpenSSL."""
 
 
 class Collectors(Struct, frozen=True, kw_only=True):
     """[collectors]"""
 
     enable_cpu: Switch = True
+    """CPU times, frequencies, load, pressure, interrupts, clock."""
     enable_memory: Switch = True
+    """Memory, swap, NUMA, out-of-memory kills, ECC of the host (EDAC)."""
     enable_disk: Switch = True
+    """Block devices and file systems."""
     enable_network: Switch = True
+    """Network devices, TCP, InfiniBand."""
     enable_gpu: Switch = True
+    """GPUs through NVML, MIG instances and processes too."""
     enable_power: Switch = True
+    """Power and energy of the host: RAPL, hwmon, IPMI."""
     enable_gpu_events: Switch = True
+    """XID errors counted as they happen; ECC and throttling logged."""
     gpu_process_memory: Switch = False
     """One series per GPU process: off, since pids make many series."""
     gpu_pcie_throughput: Switch = False
     """PCIe rates: off, since each reading takes the driver 20 ms."""
     node_power_envelope_watts: Annotated[float, Meta(gt=0, description="a number of watts above 0")] | None = None
+    """What the node may draw at most; the metrics then say whether it does."""
 
 
 class Tsdb(Struct, frozen=True, kw_only=True):
     """[tsdb]"""
 
     enable_local_tsdb: Switch = True
+    """Keep what is collected on the node."""
     local_tsdb_path: Path = "/var/lib/esnode/tsdb"
+    """Folder of the store."""
     retention_hours: Annotated[int, Meta(ge=1, description="a whole number of hours from 1 up")] = 168
+    """Older samples are deleted."""
     max_disk_mb: Annotated[int, Meta(ge=16, description="a whole number of MB from 16 up")] = 10240
+    """The store never takes more; the oldest samples go first."""
     compression: Annotated[Literal["zstd"], Meta(description='"zstd"')] = "zstd"
+    """How samples are packed."""
 
 
 class Orchestrator(Struct, frozen=True, kw_only=True):
     """[orchestrator]"""
 
     enabled: Switch = False
+    """Take orders, such as power limits, by HTTP."""
     allow_public: Switch = False
+    """Take them on addresses other than loopback, too."""
     token: Text | None = None
+    """Bearer token that an order must carry."""
     token_secret_path: Path | None = None
+    """File that holds the token, instead of `token`."""
     require_client_cert: Switch = True
+    """An order must come with a client certificate of `tls_ca_path`."""
 
 
 class Audit(Struct, frozen=True, kw_only=True):
     """[audit]"""
 
     enable_audit_log: Switch = True
+    """Write down who ordered what, and the result."""
     audit_log_path: Path = "/var/log/esnode/audit.log"
+    """The file."""
     audit_log_format: Annotated[Literal["json"], Meta(description='"json"')] = "json"
+    """How its lines look."""
     max_audit_file_size_mb: Annotated[int, Meta(ge=1, description="a whole number of MB from 1 up")] = 100
+    """A larger file is rotated."""
     audit_retention_days: Annotated[int, Meta(ge=1, description="a whole number of days from 1 up")] = 365
+    """Older files are deleted."""
 
 
 class Alerts(Struct, frozen=True, kw_only=True):
     """[alerts]"""
 
     enable_prometheus_alerts: Switch = True
+    """Send alerts."""
     alert_manager_url: Url | None = None
+    """Alertmanager that gets them."""
 
 
 class App(Struct, frozen=True, kw_only=True):
     """[app]"""
 
     enable_app: Switch = False
+    """Read the metrics of an inference server on this node."""
     app_metrics_url: Url = "http://localhost:8000/metrics"
+    """Its page: vLLM, TGI, SGLang or Triton."""
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -1,12 +1,17 @@
 # Copyright: the esnode authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""XID errors in the kernel log. Source: /dev/kmsg, from its end on; it needs CAP_SYSLOG or kernel.dmesg_restrict=0."""
+"""XID errors in the kernel log. Source: /dev/kmsg, from its end on.
+
+To open it takes CAP_SYSLOG or kernel.dmesg_restrict=0; to read it does not, so a service manager may hand it over as
+standard input to an agent that has no capability (StandardInput=file:/dev/kmsg).
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +19,7 @@ from typing import NamedTuple
 
 from esnode.collect._gpu_pci import bus_key
 
+_KMSG = (1, 11)  # major and minor of /dev/kmsg, Documentation/admin-guide/devices.txt
 _RECORD = 16384  # a record is at most 8 KiB; a shorter buffer would be refused
 _MARK = b"NVRM: Xid ("
 # "NVRM: Xid (PCI:0000:53:00): 79, pid=..." and, before driver 340 or so, without "PCI:". A MIG instance may follow.
@@ -21,6 +27,21 @@ _LINE = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9a-fA-F:.]+)[^)]*\): (\d+)(?:, (.*
 RETRY_S = 60.0
 MOST_RECORDS = 20_000
 """Of one run; what is left comes with the next."""
+
+
+def _handed_over(path: Path) -> int | None:
+    """The kernel log that is our standard input, None when that is something else or another file is wanted."""
+    if str(path) != "/dev/kmsg":
+        return None
+    try:
+        kind = os.fstat(0)
+    except OSError:  # closed
+        return None
+    if not stat.S_ISCHR(kind.st_mode) or (os.major(kind.st_rdev), os.minor(kind.st_rdev)) != _KMSG:
+        return None
+    fd = os.dup(0)  # not /proc/self/fd/0, which would be opened anew
+    os.set_blocking(fd, False)
+    return fd
 
 
 class Line(NamedTuple):
@@ -64,7 +85,9 @@ class KernelLog:
             return False
         self._due = now + RETRY_S
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = _handed_over(self._path)
+            if fd is None:
+                fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             self.trouble = f"{self._path}: {error.strerror}"
             return False

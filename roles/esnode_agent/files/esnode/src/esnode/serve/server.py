@@ -22,6 +22,8 @@ IDLE_TIMEOUT_S = 75.0
 """A connection between two requests is kept this long; more than Prometheus' longest usual interval."""
 WRITE_TIMEOUT_S = 30.0
 """A client has this long to take an answer."""
+DRAIN_S = 0.3
+"""At the stop a connection that was just accepted has this long to send its request, a TLS handshake included."""
 MAX_HEADER_BYTES = 8190
 MAX_BODY_BYTES = 64 * 1024
 
@@ -112,9 +114,13 @@ class Server:
             )
 
     async def stop(self) -> None:
-        """Take no more connections and give those under way a second."""
+        """Take no more connections and give those under way a second.
+
+        Who connects from now on waits in the queue of the socket, if systemd holds that, for the next agent.
+        """
         for server in self._servers:
             server.close()
+        await asyncio.sleep(DRAIN_S)
         await self._runner.cleanup()
 
     @web.middleware

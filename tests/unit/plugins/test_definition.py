@@ -1,0 +1,96 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What defines the agent on a host: which files, which folders, and what the release says of the configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.esnode.core.plugins.module_utils import definition, host
+
+PROGRAM = """#!/bin/sh
+[ "$1 $2" = "check-config --config" ] || exit 9
+grep -q good "$3" && [ "$TOKEN" = secret ] && exit 0
+echo "$3: line 1: not good" >&2
+exit 2
+"""
+
+
+def run(argv: list[str]) -> tuple[int, str, str]:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return host.layout("user")
+
+
+def texts(layout: dict[str, str], **those: str) -> dict[str, str]:
+    return {**dict.fromkeys(definition.paths(layout), ""), "environment": "TOKEN=secret\n", **those}
+
+
+def checked(layout: dict[str, str], tmp_path: Path, config: str, environment: str = "TOKEN=secret\n") -> None:
+    program = tmp_path / "esnode-core"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    these = texts(layout, **{"esnode.toml": config, "environment": environment})
+    wanted = definition.wanted(layout, these, definition.owner("", ""))
+    definition.check(run, layout, str(program), wanted, str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["esnode-core"], "copies of secrets are gone"
+
+
+def test_a_configuration_is_tried_in_its_environment(layout: dict[str, str], tmp_path: Path) -> None:
+    checked(layout, tmp_path, "good\n")
+
+
+@pytest.mark.parametrize(("config", "environment"), [("bad\n", "TOKEN=secret\n"), ("good\n", "TOKEN=other\n")])
+def test_a_refused_one_is_named_by_its_own_path(
+    layout: dict[str, str], tmp_path: Path, config: str, environment: str
+) -> None:
+    with pytest.raises(definition.DefinitionError) as refused:
+        checked(layout, tmp_path, config, environment)
+    assert f"{layout['config_dir']}/esnode.toml: line 1: not good" in str(refused.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["esnode-core"], "copies of secrets are gone"
+    assert not os.path.exists(layout["config_dir"])
+
+
+def test_a_file_too_many_or_too_few_is_refused(layout: dict[str, str]) -> None:
+    us = definition.owner("", "")
+    assert list(definition.wanted(layout, texts(layout), us)) == list(definition.paths(layout).values())
+    with pytest.raises(definition.DefinitionError, match=r"wrong or missing: other\.toml"):
+        definition.wanted(layout, {**texts(layout), "other.toml": ""}, us)
+    with pytest.raises(definition.DefinitionError, match="wrong or missing: environment"):
+        definition.wanted(layout, {k: v for k, v in texts(layout).items() if k != "environment"}, us)
+
+
+def test_folders_are_made_and_found_to_be_right(layout: dict[str, str]) -> None:
+    us = definition.owner("", "")
+    folders = definition.folders(layout, us)
+    assert definition.wrong_folders(folders) == list(folders)
+    mask = os.umask(0o077)
+    try:
+        definition.make_folders(folders)
+    finally:
+        os.umask(mask)
+    assert definition.wrong_folders(folders) == []
+    above = os.path.dirname(layout["config_dir"])
+    assert os.stat(above).st_mode & 0o777 == 0o755, "with a strict umask, too, the service gets to its files"
+    os.chmod(layout["data_dir"], 0o777)
+    assert definition.wrong_folders(folders) == [layout["data_dir"]]
+
+
+def test_a_file_in_place_of_a_folder_is_refused(layout: dict[str, str]) -> None:
+    os.makedirs(os.path.dirname(layout["config_dir"]))
+    Path(layout["config_dir"]).touch()
+    with pytest.raises(definition.DefinitionError, match="is no folder"):
+        definition.wrong_folders(definition.folders(layout, definition.owner("", "")))
+
+
+def test_nobody_is_not_an_owner() -> None:
+    assert definition.owner("no-such-user", "no-such-group") == (None, None)
+    assert definition.owner("", "") == (os.geteuid(), os.getegid())
