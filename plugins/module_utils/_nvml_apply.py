@@ -11,9 +11,10 @@ anything failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import json
 import sys
+import time
 import typing as t
 
 from ._nvml_change import Failed, Setting, State, carry_out, prepare
@@ -21,8 +22,18 @@ from ._nvml_clocks import ClockLock
 from ._nvml_mig import Mig
 from ._nvml_modes import ComputeMode, PersistenceMode
 from ._nvml_power import PowerLimit
-from ._nvml_records import RUN_DIR, STATE_FILE, DesiredState, exclusive
-from .nvml import NvmlError, Session
+from ._nvml_records import (
+    RUN_DIR,
+    STATE_FILE,
+    DesiredState,
+    exclusive,
+    is_new,
+    note_applied,
+    signs,
+)
+from .nvml import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, NoGpuError, NvmlError, Session
+
+_NOTHING_NEW = 75
 
 # In this order: a mode first that others depend on.
 _MAKERS: dict[str, t.Callable[..., Setting]] = {
@@ -100,11 +111,13 @@ def main(arguments: t.Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("apply", help="bring all GPUs to what is recorded")
     verb.add_argument("--check", action="store_true", help="only say what would be done")
+    verb.add_argument("--wait", type=float, default=0, metavar="S", help="seconds to wait for the driver")
+    verbs.add_parser("is-new", help="exit code 0 if driver or record are others than were applied last, else 75")
     verb = verbs.add_parser("forget", help="remove the entry of a GPU, one that was taken out, say")
     verb.add_argument("uuid")
     options = parser.parse_args(arguments)
     try:
-        return _forget(options) if options.verb == "forget" else _apply(options)
+        return {"apply": _apply, "forget": _forget, "is-new": _is_new}[options.verb](options)
     except (NvmlError, OSError) as error:
         _say(f"error: {error}", sys.stderr)
         return 1
@@ -118,21 +131,54 @@ def _apply(options: argparse.Namespace) -> int:
     if not DesiredState(options.state_file).after:
         _say(f"{options.state_file} asks for nothing")
         return 0
-    with Session() as session:
+    seen = signs(options.state_file)
+    with _session(options.wait) as session:
         if options.check:
             outcomes = apply(session, DesiredState(options.state_file), options.run_dir, check=True)
         else:
             with exclusive(options.run_dir):
                 outcomes = apply(session, DesiredState(options.state_file), options.run_dir)
+                good = not any(outcome.error for outcome in outcomes)
+                note_applied(options.run_dir, seen, good)
+    by_gpu: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        for note in outcome.notes:
+        by_gpu.setdefault(outcome.uuid, []).append(outcome)
+    for uuid, its in by_gpu.items():
+        for note in dict.fromkeys(note for outcome in its for note in outcome.notes):
             _say(f"note: {note}", sys.stderr)
-        if outcome.error:
-            _say(f"error: {outcome.setting}: {outcome.error}", sys.stderr)
-        else:
-            word = "changed" if outcome.changed else "ok"
-            _say(f"{word}: {outcome.uuid} {outcome.setting} {json.dumps(outcome.after, sort_keys=True)}")
+        for outcome in its:
+            if outcome.error:
+                _say(f"error: {outcome.setting}: {outcome.error}", sys.stderr)
+        done = [_words(outcome) for outcome in its if not outcome.error]
+        if done:
+            _say(f"{uuid}: {'; '.join(done)}")
     return int(any(outcome.error for outcome in outcomes))
+
+
+def _words(outcome: Outcome) -> str:
+    what = ", ".join(f"{key} {value}" for key, value in sorted(outcome.after.items()))
+    return f"{outcome.setting} {'changed' if outcome.changed else 'ok'} ({what})"
+
+
+@contextlib.contextmanager
+def _session(wait_s: float) -> t.Iterator[Session]:
+    """A session, once the driver is there."""
+    session = Session()
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            session.__enter__()
+            break
+        except NoGpuError as error:
+            if error.code not in (DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND) or time.monotonic() > until:
+                raise
+        time.sleep(1)
+    with contextlib.closing(session):
+        yield session
+
+
+def _is_new(options: argparse.Namespace) -> int:
+    return 0 if is_new(options.run_dir, signs(options.state_file)) else _NOTHING_NEW
 
 
 def _forget(options: argparse.Namespace) -> int:

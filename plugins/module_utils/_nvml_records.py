@@ -23,6 +23,8 @@ STATE_FILE = "/etc/esnode/gpu-state.json"
 RUN_DIR = "/run/esnode-gpu"
 _VERSION = 1
 _PATIENCE_S = 60.0
+_APPLIED = "applied.json"
+_RETRY_S = 600  # a GPU that is broken stays so for long
 
 
 @contextlib.contextmanager
@@ -197,21 +199,54 @@ class AppliedLocks:
         return "persistence_off" if gpu.ask("nvmlDeviceGetPersistenceMode") == 0 else ""
 
 
+def signs(state_file: str) -> dict[str, t.Any]:
+    """What tells a driver and a record of desired state from those of another time."""
+    try:
+        record: int | None = os.stat(state_file).st_mtime_ns
+    except OSError:
+        record = None
+    return {"boot_id": _boot(), "driver": _driver(), "record": record}
+
+
+def note_applied(run_dir: str, seen: dict[str, t.Any], good: bool) -> None:
+    """Note that the desired state was applied, and whether all of it holds. `seen`: the signs from before it was."""
+    at_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    store(os.path.join(run_dir, _APPLIED), {"all": {"signs": seen, "good": good, "at_s": at_s}}, durable=False)
+
+
+def is_new(run_dir: str, seen: dict[str, t.Any]) -> bool:
+    """Whether there is something to apply: nothing was yet, the signs are others, or what failed is worth a new try."""
+    try:
+        note = load(os.path.join(run_dir, _APPLIED)).get("gpus", {}).get("all")
+    except NvmlError:
+        return True
+    if not note or note["signs"] != seen:
+        return True
+    return not note["good"] and time.clock_gettime(time.CLOCK_BOOTTIME) > note["at_s"] + _RETRY_S
+
+
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        return stream.read().strip()
+
+
+def _driver() -> int | None:
+    """Another number each time the driver is loaded; None where there is none."""
+    try:
+        return os.stat("/sys/module/nvidia").st_ino
+    except OSError:
+        return None
+
+
 def _both(now: dict[str, t.Any], then: dict[str, t.Any], key: str) -> bool:
     return now.get(key) is not None and then.get(key) is not None
 
 
 def _signs(gpu: Gpu) -> dict[str, t.Any]:
     """What changes when the driver forgets: boot, load of the kernel module, energy since it, time since it."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
-        boot = stream.read().strip()
-    try:
-        driver: int | None = os.stat("/sys/module/nvidia").st_ino  # another one each time it is loaded
-    except OSError:
-        driver = None
     return {
-        "boot_id": boot,
-        "driver": driver,
+        "boot_id": _boot(),
+        "driver": _driver(),
         "energy_mj": gpu.ask("nvmlDeviceGetTotalEnergyConsumption"),
         "uptime_s": gpu.uptime_s(),
         "at_s": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),

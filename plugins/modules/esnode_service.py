@@ -319,7 +319,17 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     result["changed"] = action != "none" or known != agent.release or bool(doomed or others or without)
     if module._diff:
         secret = [paths[name] for name in options["secret_files"]]
-        result["diff"] = [*_differences(wanted, others, secret, without), *result.get("diff", [])]
+        made = {
+            "before_header": "folders",
+            "after_header": "folders",
+            "before": "",
+            "after": "".join(f"{p}\n" for p in without),
+        }
+        result["diff"] = [
+            *files.differences(wanted, secret),
+            *([{**made, "before_header": "folders", "after_header": "folders"}] if without else []),
+            *result.get("diff", []),
+        ]
     if _may_check(module, layout, agent) and {config, paths[definition.ENVIRONMENT]}.intersection(others):
         program = os.path.join(release.release_dir(prefix, agent.release), "bin", "esnode-core")
         definition.check(module.run_command, layout, program, wanted, module.tmpdir)
@@ -342,27 +352,6 @@ def _may_check(module: AnsibleModule, layout: dict[str, str], agent: record.Agen
         return True
     own = agent.certificate.startswith(layout["config_dir"] + "/") and not os.path.exists(agent.certificate)
     return release.is_complete(layout["prefix"], agent.release) and not own
-
-
-def _differences(
-    wanted: files.Wanted, others: list[str], secret: list[str], without: list[str]
-) -> t.Iterator[dict[str, str]]:
-    """What --diff shows of files and folders."""
-    for path in others:
-        headers = {"before_header": path, "after_header": path}
-        then, now = files.read(path), wanted[path]
-        if path in secret:
-            yield {**headers, "before": "", "after": "(not shown, since it may hold secrets)\n"}
-        elif path in files.rewritten({path: now}):
-            yield {**headers, "before": then["text"] if then else "", "after": now["text"] if now else ""}
-        elif then and now:
-            kinds = [kind for kind in ("mode", "uid", "gid") if then[kind] != now[kind]]
-            before, after = (
-                "".join(f"{k}: {f[k]:04o}\n" if k == "mode" else f"{k}: {f[k]}\n" for k in kinds) for f in (then, now)
-            )
-            yield {**headers, "before": before, "after": after}
-    if without:
-        yield {"before_header": "folders", "after_header": "folders", "before": "", "after": "\n".join(without) + "\n"}
 
 
 def _previous(module: AnsibleModule, layout: dict[str, str]) -> Answer:

@@ -14,6 +14,7 @@ description:
   - Whoever declares settings of GPUs, as the role C(esnode.core.esnode_power) does, records them with C(persist) of the
     modules, and calls this afterwards with all that it declares. What it declared the last time and no longer does is
     removed from the desired state. What others have recorded stays.
+  - To note who declares is no change.
   - Nothing is set on a GPU. A setting that is forgotten holds until the next reboot or until something else is set.
 options:
   owner:
@@ -136,8 +137,8 @@ def main() -> None:
         module.fail_json(msg=str(error), changed=False)
     except OSError as error:
         module.fail_json(msg=f"{params['state_file']} can't be written: {error.strerror}", changed=False)
-    result: dict[str, t.Any] = {"changed": desired.changed, "path": desired.path, "removed": removed}
-    if desired.changed and module._diff:
+    result: dict[str, t.Any] = {"changed": bool(removed), "path": desired.path, "removed": removed}
+    if removed and module._diff:
         header = {"before_header": desired.path, "after_header": desired.path}
         result["diff"] = [{**header, "before": desired.before, "after": desired.after}]
     module.exit_json(**result)

@@ -195,7 +195,7 @@ class Lab:
             # Who else reads the inventory, testinfra for one, shares Ansible's connections; they end with the lab.
             "ControlMaster": "auto",
             "ControlPersist": "60s",
-            "ControlPath": f"{self.slot.path}/cp/%h",
+            "ControlPath": f"{self.slot.path}/cp/%r-%h",
             "ProxyCommand": f"{shlex.join(proxy)} %h %p",
             "ProxyUseFdpass": "yes",
             "StrictHostKeyChecking": "no",

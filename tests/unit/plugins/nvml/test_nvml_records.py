@@ -78,9 +78,10 @@ def test_all_of_it_comes_back_after_a_reboot(host):
     done = h.apply("apply")
     assert done.returncode == 0, done.stderr
     assert h.settings() == before
-    assert done.stdout.count("changed: ") == predicted.stdout.count("changed: ") == 9
+    assert done.stdout.count(" changed (") == predicted.stdout.count(" changed (") == 9
+    assert len(done.stdout.splitlines()) == 3, "a line for each GPU"
     again = h.apply("apply")
-    assert again.returncode == 0 and "changed: " not in again.stdout and again.stdout.count("ok: ") == 9
+    assert again.returncode == 0 and " changed (" not in again.stdout and again.stdout.count(" ok (") == 9
 
 
 def test_one_broken_gpu_keeps_no_other_from_its_limit(host):

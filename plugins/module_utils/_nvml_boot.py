@@ -1,0 +1,162 @@
+# Copyright: the esnode authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files that have the desired state of GPUs applied at boot and after a reload of the driver.
+
+A program of this collection's own modules in one file, a service that runs it, and a timer that looks once a minute
+whether the driver or the record is another one than was applied.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import shlex
+import sys
+import typing as t
+import zipfile
+
+from . import _nvml_apply
+
+PROGRAM = "/usr/local/sbin/esnode-gpu-state"
+UNITS = "/etc/systemd/system"
+SERVICE = "esnode-gpu-state.service"
+WATCH = "esnode-gpu-state-watch.service"
+TIMER = "esnode-gpu-state-watch.timer"
+
+_PACKAGE = "esnode_gpu_state"
+# What _nvml_apply is made of.
+_PARTS = (
+    "_nvml_apply",
+    "_nvml_change",
+    "_nvml_clocks",
+    "_nvml_instances",
+    "_nvml_mig",
+    "_nvml_modes",
+    "_nvml_power",
+    "_nvml_records",
+    "nvml",
+)
+_MAIN = f"from {_PACKAGE}._nvml_apply import main\n\nraise SystemExit(main())\n"
+
+_SERVICE = """\
+# Installed by esnode.core.gpu_state_service.
+[Unit]
+Description=Recorded settings of the GPUs
+ConditionPathExists={state_file}
+After=nvidia-persistenced.service systemd-modules-load.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+# The driver may come up later than this.
+ExecStart={command} apply --wait 60
+TimeoutStartSec=180
+# Clock locks have no getter: what was set is noted there, and must outlive the service.
+{run_dir}
+# NVML takes root. What it needs besides: to set (SYS_ADMIN), and to make device nodes where nothing else has.
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_MKNOD CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID
+NoNewPrivileges=yes
+LockPersonality=yes
+PrivateNetwork=yes
+PrivateTmp=yes
+# Not ProtectControlGroups: in a container it shows another boot_id, by which notes are told from those of other boots.
+ProtectHome=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectSystem=strict
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+UMask=0022
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_WATCH = """\
+# Installed by esnode.core.gpu_state_service.
+[Unit]
+Description=Look whether the GPUs' driver was loaded anew
+ConditionPathExists={state_file}
+
+[Service]
+Type=oneshot
+# 75: nothing is new.
+SuccessExitStatus=75
+ExecStart=/bin/sh -c '"$$@" is-new && exec systemctl restart --no-block {service}' sh {command}
+# A line a minute says nothing.
+LogLevelMax=notice
+"""
+
+_TIMER = """\
+# Installed by esnode.core.gpu_state_service.
+[Unit]
+Description=Look each minute whether the GPUs' driver was loaded anew
+
+[Timer]
+OnActiveSec=1min
+OnUnitInactiveSec=1min
+AccuracySec=10s
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def program() -> str:
+    """The program as text with surrogates for its bytes: the same bytes for the same sources and Python."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, "__main__.py", _MAIN.encode())
+        _add(archive, f"{_PACKAGE}/__init__.py", b"")
+        for name in _PARTS:
+            _add(archive, f"{_PACKAGE}/{name}.py", _source(name).encode())
+    return (f"#!{sys.executable}\n".encode() + content.getvalue()).decode(errors="surrogateescape")
+
+
+def _source(name: str) -> str:
+    """Of a sibling, wherever it was loaded from: Ansible brings modules in a zip file."""
+    module = importlib.import_module(f".{name}", __package__)
+    source: str | None = t.cast("t.Any", module.__spec__).loader.get_source(module.__name__)
+    if source is None:
+        raise RuntimeError(f"the source of {module.__name__} can't be read")
+    return source
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.create_system = 3
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, content)
+
+
+def texts(state_file: str, run_dir: str) -> dict[str, tuple[str, int]]:
+    """{path: (text, mode)} of all the files."""
+    arguments = []
+    if state_file != _nvml_apply.STATE_FILE:
+        arguments += ["--state-file", state_file]
+    if run_dir != _nvml_apply.RUN_DIR:
+        arguments += ["--run-dir", run_dir]
+    command = " ".join(shlex.quote(a) for a in (PROGRAM, *arguments)).replace("%", "%%")
+    if run_dir == _nvml_apply.RUN_DIR:
+        place = "RuntimeDirectory=esnode-gpu\nRuntimeDirectoryPreserve=yes"
+    else:
+        place = f"ReadWritePaths={run_dir.replace('%', '%%')}"
+    known = {"state_file": state_file.replace("%", "%%"), "command": command, "run_dir": place, "service": SERVICE}
+    return {
+        PROGRAM: (program(), 0o755),
+        f"{UNITS}/{SERVICE}": (_SERVICE.format(**known), 0o644),
+        f"{UNITS}/{WATCH}": (_WATCH.format(**known), 0o644),
+        f"{UNITS}/{TIMER}": (_TIMER, 0o644),
+    }
+
+
+def wanted(state_file: str, run_dir: str) -> dict[str, t.Any]:
+    """The files as module_utils/files.py takes them."""
+    return {
+        path: {"text": text, "mode": mode, "uid": 0, "gid": 0}
+        for path, (text, mode) in texts(state_file, run_dir).items()
+    }

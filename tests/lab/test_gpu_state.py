@@ -1,0 +1,157 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of GPUs on a real systemd host: set over ssh, and there again after a reboot and a reload of the driver."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lab
+import nvmlsim
+import pytest
+from lab_playbook import ansible
+
+PROFILE = {"persistence_mode": True, "power_limit": "300W", "clock_lock": {"graphics": "1200-1500"}}
+SERVICE = "esnode-gpu-state.service"
+RECORD = "etc/esnode/gpu-state.json"
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[lab.Lab]:
+    with lab.Lab("gpustate", [lab.Spec("gpu1", gpus="h100:2")]) as booted:
+        done = booted.playbook("esnode-deploy.yml")  # its release brings the binding to NVML
+        assert done.code == 0, done.output
+        yield booted
+
+
+@pytest.fixture(scope="module")
+def host(one: lab.Lab) -> lab.Host:
+    return one["gpu1"]
+
+
+@pytest.fixture(scope="module")
+def sim(host: lab.Host) -> nvmlsim.Simulator:
+    assert host.simulator
+    host.simulator("persistenced", "on")
+    return host.simulator
+
+
+def power(one: lab.Lab, *options: str, **variables: Any) -> lab.Run:
+    return one.playbook("esnode-power.yml", *options, **{"esnode_power_profile": PROFILE, **variables})
+
+
+def adhoc(one: lab.Lab, *options: str) -> str:
+    command = [str(ansible() / "ansible"), "all", "-i", str(one.inventory), *options]
+    environment = {
+        **os.environ,
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_COLLECTIONS_PATH": str(one.collections),
+        "ANSIBLE_HOME": str(one.slot.path / "adhoc"),
+    }
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout
+
+
+def limits(sim: nvmlsim.Simulator) -> list[int]:
+    return [gpu["power_limit_mw"] // 1000 for gpu in sim.state()["gpus"]]
+
+
+def locks(sim: nvmlsim.Simulator) -> list[Any]:
+    return [gpu["gpu_locked_clocks"] for gpu in sim.state()["gpus"]]
+
+
+def wait_until(what: Callable[[], object], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it has not become so"
+        time.sleep(0.2)
+
+
+def test_root_may_and_others_are_told_what_it_takes(one: lab.Lab, host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    host.run(["sh", "-c", "useradd -m -p '*' -s /bin/sh ops && cp -r /root/.ssh ~ops/ && chown -R ops: ~ops/.ssh"])
+    call = ["-m", "esnode.core.nvml_power_limit", "-a", "gpus=all limit=400W"]
+    refused = adhoc(one, "-e", "ansible_user=ops", *call)
+    assert "FAILED" in refused and "it takes root (become: true)" in refused and limits(sim) == [700, 700]
+    assert "CHANGED" in adhoc(one, *call) and limits(sim) == [400, 400]
+    assert "SUCCESS" in adhoc(one, *call)
+    read = adhoc(one, "-e", "ansible_user=ops", "-m", "esnode.core.nvml_info")
+    assert "SUCCESS" in read and "H100" in read
+
+
+def test_a_profile_is_set_and_kept(one: lab.Lab, host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    check = power(one, "--check", "--diff")
+    assert check.changed == 4 and limits(sim) == [400, 400] and not (host.root / RECORD).exists()
+    assert "+ExecStart=/usr/local/sbin/esnode-gpu-state apply --wait 60" in check.output
+    assert power(one).changed == 4
+    assert limits(sim) == [300, 300]
+    assert host.run(["systemctl", "is-active", SERVICE]).stdout.strip() == "active"
+    again = power(one, "--diff")
+    assert again.changed == 0, again.output
+    assert "warning" not in host.run(["systemd-analyze", "verify", SERVICE], check=False).stderr.lower()
+
+
+def test_all_of_it_is_there_after_a_reboot(one: lab.Lab, host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    before = locks(sim)
+    host.stop()
+    sim("reboot")
+    assert limits(sim) == [700, 700] and locks(sim) != before
+    host.start()
+    wait_until(lambda: limits(sim) == [300, 300] and locks(sim) == before)
+    said = host.run(["journalctl", "--boot", "--output=cat", f"--unit={SERVICE}"]).stdout
+    assert len([line for line in said.splitlines() if line.startswith("GPU-") and "power_limit changed" in line]) == 2
+    assert power(one).changed == 0, "the lock is known to be there, not set again"
+
+
+def test_and_after_a_reload_of_the_driver(host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    before = locks(sim)
+    drop_in = host.root / "etc/systemd/system/esnode-gpu-state-watch.timer.d/often.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(
+        "[Timer]\nOnActiveSec=\nOnUnitInactiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=1s\nAccuracySec=100ms\n"
+    )
+    # The directory of the loaded kernel module, which is another one after each load.
+    host.run(["sh", "-c", "mount -o remount,rw /sys && mkdir -p /sys/module/nvidia"])
+    host.run(["systemctl", "daemon-reload"])
+    host.run(["systemctl", "restart", "esnode-gpu-state-watch.timer"])
+    began = started(host)
+    wait_until(lambda: started(host) != began)  # the driver's directory was not there before
+    sim("reload-driver", "--force")
+    assert limits(sim) == [700, 700]
+    host.run(["sh", "-c", "mkdir /sys/module/new && rmdir /sys/module/nvidia && mv /sys/module/new /sys/module/nvidia"])
+    wait_until(lambda: limits(sim) == [300, 300] and locks(sim) == before)
+    began = started(host)
+    time.sleep(3)  # several looks of the timer
+    assert started(host) == began, "nothing is new, so nothing is set"
+
+
+def started(host: lab.Host) -> str:
+    return host.run(["systemctl", "show", "--property=ExecMainStartTimestampMonotonic", SERVICE]).stdout
+
+
+def test_a_lost_gpu_keeps_no_other_from_its_limit(host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    lost = sim.gpu(0)["uuid"]
+    sim("reload-driver", "--force")
+    sim("lose", 0)
+    host.run(["systemctl", "restart", SERVICE], check=False)
+    assert limits(sim)[1] == 300
+    assert host.run(["systemctl", "is-failed", SERVICE], check=False).stdout.strip() == "failed"
+    assert lost in host.run(["journalctl", "--output=cat", "--lines=20", f"--unit={SERVICE}"]).stdout
+    sim("restore", 0)
+    host.run(["systemctl", "restart", SERVICE])
+    assert limits(sim) == [300, 300]
+
+
+def test_what_is_no_longer_declared_is_forgotten_and_the_service_can_go(
+    one: lab.Lab, host: lab.Host, sim: nvmlsim.Simulator
+) -> None:
+    assert power(one, esnode_power_profile={}).changed == 1
+    assert not (host.root / RECORD).exists() and limits(sim) == [300, 300]
+    assert power(one, esnode_power_profile={}, esnode_power_keep=False).changed == 1
+    left = host.run(
+        ["sh", "-c", "find /etc/systemd /usr/local/sbin -name '*gpu-state*' ! -name '*.d' ! -name often.conf"]
+    )
+    assert left.stdout == ""
+    assert power(one, esnode_power_profile={}, esnode_power_keep=False).changed == 0
