@@ -17,6 +17,7 @@ import typing as t
 import zipfile
 
 from . import _nvml_apply
+from ._nvml_records import RUN_DIR, STATE_FILE
 
 PROGRAM = "/usr/local/sbin/esnode-gpu-state"
 UNITS = "/etc/systemd/system"
@@ -119,7 +120,8 @@ def program() -> str:
 
 def _source(name: str) -> str:
     """Of a sibling, wherever it was loaded from: Ansible brings modules in a zip file."""
-    module = importlib.import_module(f".{name}", __package__)
+    # By the import of _nvml_apply Ansible knows that all of them have to be in that zip.
+    module = importlib.import_module(f".{name}", _nvml_apply.__package__)
     source: str | None = t.cast("t.Any", module.__spec__).loader.get_source(module.__name__)
     if source is None:
         raise RuntimeError(f"the source of {module.__name__} can't be read")
@@ -136,12 +138,12 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 def texts(state_file: str, run_dir: str) -> dict[str, tuple[str, int]]:
     """{path: (text, mode)} of all the files."""
     arguments = []
-    if state_file != _nvml_apply.STATE_FILE:
+    if state_file != STATE_FILE:
         arguments += ["--state-file", state_file]
-    if run_dir != _nvml_apply.RUN_DIR:
+    if run_dir != RUN_DIR:
         arguments += ["--run-dir", run_dir]
     command = " ".join(shlex.quote(a) for a in (PROGRAM, *arguments)).replace("%", "%%")
-    if run_dir == _nvml_apply.RUN_DIR:
+    if run_dir == RUN_DIR:
         place = "RuntimeDirectory=esnode-gpu\nRuntimeDirectoryPreserve=yes"
     else:
         place = f"ReadWritePaths={run_dir.replace('%', '%%')}"

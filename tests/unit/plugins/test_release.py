@@ -213,7 +213,6 @@ def test_who_waits_for_a_removal_gets_a_lock_that_others_see(tmp_path: Path) -> 
         waiter.join()
 
 
-
 @pytest.mark.parametrize("name", ["1.0.0", "1.0.0-xyz", "../1.0.0-aaaaaaaaaaaa", "-aaaaaaaaaaaa"])
 def test_what_is_no_release_name(name: str) -> None:
     with pytest.raises(ReleaseError, match="no release name"):
