@@ -91,11 +91,13 @@ class Fleet:
             "service_log_dir": "/var/log/esnode-core",
             "run_dir": "/run/esnode",
             "unit": "/etc/systemd/system/esnode-core.service",
+            "socket": "/etc/systemd/system/esnode-core.socket",
         }
         collectors = dict.fromkeys(("cpu", "memory", "disk", "network", "gpu", "gpu_events", "power"), "ok")
         installed = {"layout": layout, "installed": [release], "current": release, "machine": machine}
+        offers = {"python": "/usr/bin/python3", "python_version": python, "kernel_log": True}
         return {
-            "esnode_release": {**installed, "python": "/usr/bin/python3", "python_version": python},
+            "esnode_release": {**installed, **offers, "listen_streams": ["0.0.0.0:9100"]},
             "esnode_service": {
                 "action": "none",
                 "reason": "the agent runs as wanted",

@@ -21,11 +21,12 @@ BLIND = {
 SHORT_LIVED = {
     "collect/cpu.py": (
         "def collect(self)",
-        "def collect(self):\n"
-        "        import os, time\n"
-        "        ends = float(os.environ.setdefault('ENDS', str(time.monotonic() + 4)))\n"
-        "        return os._exit(9) if time.monotonic() > ends else self.old()\n\n"
-        "    def old(self)",
+        """def collect(self):
+        import os, time
+        ends = float(os.environ.setdefault('ENDS', str(time.monotonic() + 4)))
+        return os._exit(9) if time.monotonic() > ends else self.old()
+
+    def old(self)""",
     )
 }
 
