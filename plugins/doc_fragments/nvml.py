@@ -71,7 +71,7 @@ options:
   persist:
     description:
       - With V(true) the setting is recorded in O(state_file), to be applied again after a reboot or a reload of the
-        driver.
+        driver by what M(esnode.core.gpu_state_service) installs.
       - With V(false) it is removed from there. What holds at the moment is up to the other options.
       - Unset, the file stays as it is. There is a warning when it says something else than this task.
     type: bool

@@ -9,6 +9,7 @@ whether the driver or the record is another one than was applied.
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import io
 import shlex
@@ -16,8 +17,9 @@ import sys
 import typing as t
 import zipfile
 
-from . import _nvml_apply
+from . import _nvml_apply, nvml
 from ._nvml_records import RUN_DIR, STATE_FILE
+from .nvml import NvmlError
 
 PROGRAM = "/usr/local/sbin/esnode-gpu-state"
 UNITS = "/etc/systemd/system"
@@ -115,6 +117,9 @@ def program() -> str:
         _add(archive, f"{_PACKAGE}/__init__.py", b"")
         for name in _PARTS:
             _add(archive, f"{_PACKAGE}/{name}.py", _source(name).encode())
+        binding = _binding()
+        if binding:
+            _add(archive, "pynvml.py", binding)
     return (f"#!{sys.executable}\n".encode() + content.getvalue()).decode(errors="surrogateescape")
 
 
@@ -126,6 +131,18 @@ def _source(name: str) -> str:
     if source is None:
         raise RuntimeError(f"the source of {module.__name__} can't be read")
     return source
+
+
+def _binding() -> bytes | None:
+    """The source of pynvml if this Python has none of its own, and the agent's is used: it must outlive the agent."""
+    try:
+        path = str(nvml.binding().__file__)
+    except NvmlError:
+        return None
+    if not fnmatch.fnmatch(path, f"{nvml.AGENT_PACKAGES}/*"):
+        return None
+    with open(path, "rb") as stream:
+        return stream.read()
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

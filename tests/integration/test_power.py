@@ -60,6 +60,7 @@ class Fleet:
                 "ansible_python_interpreter": str(python),
                 "esnode_power_state_file": str(self.state_file(host)),
                 "esnode_power_run_dir": str(folder / host / "run"),
+                "esnode_power_keep": False,  # this machine has a systemd of its own, perhaps
             }
         self.groups: dict[str, list[str]] = {"rack": list(hosts)}
 

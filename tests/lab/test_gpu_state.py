@@ -149,9 +149,8 @@ def test_what_is_no_longer_declared_is_forgotten_and_the_service_can_go(
 ) -> None:
     assert power(one, esnode_power_profile={}).changed == 1
     assert not (host.root / RECORD).exists() and limits(sim) == [300, 300]
-    assert power(one, esnode_power_profile={}, esnode_power_keep=False).changed == 1
-    left = host.run(
-        ["sh", "-c", "find /etc/systemd /usr/local/sbin -name '*gpu-state*' ! -name '*.d' ! -name often.conf"]
-    )
-    assert left.stdout == ""
-    assert power(one, esnode_power_profile={}, esnode_power_keep=False).changed == 0
+    call = ["-m", "esnode.core.gpu_state_service", "-a", "state=absent"]
+    assert "CHANGED" in adhoc(one, *call)
+    find = "find /etc/systemd /usr/local/sbin -name '*gpu-state*' ! -name '*.d' ! -name often.conf"
+    assert host.run(["sh", "-c", find]).stdout == ""
+    assert "SUCCESS" in adhoc(one, *call)
