@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from nvml_host import Host
 
 GPUS = 4
+MODE = "persistence_mode"
 LIKE_A_PROCESS = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # A module, its options and what prepares the host so that what was before is known.
@@ -124,6 +125,43 @@ def test_a_fault_at_any_call(write, selected, victim, calls, code, after, times)
             # whoever runs it again has what was asked for, and then nothing is left to do
             h.ok(module, gpus=[str(index) for index in selected], **options)
         assert not h.ok(module, gpus=[str(index) for index in selected], **options)["changed"]
+
+
+@settings(LIKE_A_PROCESS, max_examples=10)
+@given(
+    write=st.sampled_from([write for write in WRITES if write[0] not in ("nvml_ecc_mode", "nvml_persistence_mode")]),
+    selected=st.sets(st.integers(0, GPUS - 1), min_size=1),
+    event=st.sampled_from(["reload-driver", "reboot"]),
+    persistenced=st.booleans(),
+    by_boot=st.booleans(),
+)
+def test_a_driver_that_was_loaded_anew_between_two_runs(write, selected, event, persistenced, by_boot):
+    module, options, _prepare = write
+    chosen = {"gpus": [str(index) for index in selected], **options}
+    with machine() as h:
+        h.sim("persistenced", "on" if persistenced else "off")
+        h.ok("nvml_persistence_mode", gpus="all", persist=True)
+        h.ok(module, persist=True, **chosen)
+        wanted = h.settings()
+        h.sim.advance(60)
+        h.sim(event)
+        if by_boot:
+            done = h.apply("apply")
+            assert done.returncode == 0, done.stderr
+        else:
+            before = h.settings()
+            again = h(module, persist=True, **chosen)
+            if again.get("failed"):  # without persistence mode it would be gone with the module, which is said
+                assert not persistenced and "persistence mode is off" in again["msg"] and h.settings() == before
+                h.ok("nvml_persistence_mode", gpus="all", persist=True)
+                again = h.ok(module, persist=True, **chosen)
+            lost = any(
+                now[key] != then[key] for now, then in zip(before, wanted, strict=True) for key in now if key != MODE
+            )
+            assert again["changed"] == lost
+            h.ok("nvml_persistence_mode", gpus="all", persist=True)
+        assert h.settings() == wanted
+        assert not h.ok(module, persist=True, **chosen)["changed"]
 
 
 @pytest.mark.parametrize(("module", "options", "prepare"), WRITES, ids=[write[0] for write in WRITES])
