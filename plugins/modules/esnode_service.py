@@ -49,9 +49,9 @@ options:
     type: str
   files:
     description:
-      - Texts of the files that define the agent, by name. Required with O(state=started).
+      - Texts of the files that define the agent, by name. Without any they stay as they are.
       - They are C(esnode.toml) and C(environment), and for systemd C(esnode-core.service) and C(esnode-core.socket),
-        elsewhere C(supervisord.conf). All of them must be given, here or in O(secret_files).
+        elsewhere C(supervisord.conf). All of them must be given, here or in O(secret_files), or none.
     type: dict
     default: {}
   secret_files:
@@ -72,6 +72,12 @@ options:
   certificate:
     description: Path of the certificate that the agent serves. Empty when it serves plain HTTP.
     type: path
+  certificate_pending:
+    description:
+      - An earlier task would have written another O(certificate). Looked at in check mode alone, where it has changed
+        nothing that could be seen.
+    type: bool
+    default: false
   allow_fewer_gpus:
     description: Take it for healthy when the agent sees fewer GPUs than before, since some were taken out.
     type: bool
@@ -246,12 +252,13 @@ def main() -> None:
             "group": {"type": "str", "default": ""},
             "listen_address": {"type": "str"},
             "certificate": {"type": "path"},
+            "certificate_pending": {"type": "bool", "default": False},
             "allow_fewer_gpus": {"type": "bool", "default": False},
             "keep_releases": {"type": "int", "default": 3},
             "timeout": {"type": "int", "default": 45},
             "soak": {"type": "int", "default": 0},
         },
-        required_if=[("state", "started", ("release", "files", "listen_address"))],
+        required_if=[("state", "started", ("release", "listen_address"))],
         supports_check_mode=True,
     )
     options = module.params
@@ -300,8 +307,9 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     owner = definition.owner(options["user"], options["group"])
     if not module.check_mode and None in owner:
         raise definition.DefinitionError(f"there is no user {options['user']} or no group {options['group']} here")
-    wanted = definition.wanted(layout, {**options["files"], **options["secret_files"]}, owner)
-    folders = definition.folders(layout, owner)
+    texts = {**options["files"], **options["secret_files"]}
+    wanted = definition.wanted(layout, texts, owner) if texts else {}
+    folders = definition.folders(layout, owner) if texts else {}
     known = release.current(prefix)
     change = activation.Change(
         layout,
@@ -313,6 +321,8 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
         options["soak"],
     )
     action, reason = change.needed()
+    if module.check_mode and options["certificate_pending"] and action == "none":
+        action, reason = "reload", f"{agent.certificate} would be another one"
     doomed = release.prunable(prefix, options["keep_releases"], agent.release, change.fallback_name)
     others, without = files.differing(wanted), definition.wrong_folders(folders)
     result = {**_answer(module, layout, agent, action, reason, change), "pruned": doomed}

@@ -142,6 +142,19 @@ def test_killed_in_the_middle_and_run_again(host: lab.Host, blind: Path, good: P
     assert status(host)["version"] == "1.0.0"
 
 
+def test_rebooted_in_the_middle_and_run_again(host: lab.Host, blind: Path, good: Path, deploy: Deploy) -> None:
+    thread = threading.Thread(target=deploy, args=(blind,), kwargs={"esnode_agent_health_timeout": 60})
+    thread.start()
+    wait_until(lambda: current(host).startswith("1.0.2-"))
+    host.kill()
+    thread.join()
+    host.start()
+    assert current(host).startswith("1.0.2-")
+    run = deploy(blind, esnode_agent_health_timeout=8)
+    assert run.code != 0 and "went back to release 1.0.0-" in run.output
+    assert status(host)["version"] == "1.0.0" and deploy(good).changed == 0
+
+
 def test_upgrade_and_rollback(host: lab.Host, better: Path, deploy: Deploy) -> None:
     assert deploy(better).changed > 0
     assert status(host)["version"] == "1.0.1"

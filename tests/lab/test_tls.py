@@ -68,3 +68,13 @@ def test_renewed_without_a_restart_and_without_a_missed_scrape() -> None:
         assert run.changed == 2, run.output
         assert subprocess.run(command, capture_output=True).returncode == 0
         assert one.playbook("esnode-certificates.yml", **WANTED).changed == 0
+
+        # What root can read and the agent can't is refused by the reload alone; the configuration before is put back.
+        host.run(["cp", "-r", "/etc/esnode/certs", "/srv/given"])
+        host.run(["chown", "-R", "root:", "/srv/given"])
+        paths = {"tls_cert_path": "/srv/given/server.crt", "tls_key_path": "/srv/given/server.key"}
+        run = one.playbook("esnode-deploy.yml", **WANTED, esnode_agent_config={"security": paths})
+        assert run.code != 0 and "refused the new configuration and keeps the old one" in run.output, run.output
+        assert "/etc/esnode/esnode.toml, and is healthy with it" in run.output, run.output
+        assert subprocess.run(command, capture_output=True).returncode == 0
+        assert one.playbook("esnode-deploy.yml", **WANTED).changed == 0
