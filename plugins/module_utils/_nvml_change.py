@@ -10,7 +10,6 @@ put back in reverse. What counts is what is read afterwards, never that a call s
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import typing as t
 
@@ -66,28 +65,39 @@ class Setting:
         return any(one.get(key) != other.get(key) for key in self.keys)
 
 
-@dataclasses.dataclass
+# Not dataclasses: these two are made by each module call, and to import and make those costs a tenth of it.
 class Plan:
-    """What shall become of one GPU: `target` is the whole state as predicted, `needed` whether to write at all."""
+    """What shall become of one GPU: `target` is the whole state as predicted, `needed` whether to write at all.
 
-    target: State
-    needed: bool
-    reason: str = ""
-    notes: list[str] = dataclasses.field(default_factory=list)
-    details: State = dataclasses.field(default_factory=dict)  # told in the result besides
+    `details` are told in the result besides.
+    """
+
+    def __init__(
+        self,
+        target: State,
+        needed: bool,
+        reason: str = "",
+        notes: list[str] | None = None,
+        details: State | None = None,
+    ) -> None:
+        self.target = target
+        self.needed = needed
+        self.reason = reason
+        self.notes = notes or []
+        self.details = details or {}
 
 
-@dataclasses.dataclass
 class Change:
     """One GPU: planned, and later also done."""
 
-    gpu: Gpu
-    before: State
-    plan: Plan
-    after: State
-    tried: bool = False
-    done: bool = False  # its setter has said yes
-    unheld: bool = False  # the driver forgets it when the last process lets go
+    def __init__(self, gpu: Gpu, before: State, plan: Plan) -> None:
+        self.gpu = gpu
+        self.before = before
+        self.plan = plan
+        self.after = plan.target if plan.needed else before
+        self.tried = False
+        self.done = False  # its setter has said yes
+        self.unheld = False  # the driver forgets it when the last process lets go
 
     def notes(self) -> list[str]:
         return [f"{self.gpu}: {note}" for note in self.plan.notes]
@@ -115,7 +125,7 @@ def prepare(setting: Setting, gpus: t.Iterable[Gpu]) -> list[Change]:
         except NvmlError as error:
             errors.append((t.cast("Gpu | None", gpu), error))
             continue
-        change = Change(gpu, before, plan, plan.target if plan.needed else before)
+        change = Change(gpu, before, plan)
         if setting.volatile and plan.needed and persistence == 0:
             change.unheld = True
             plan.notes.append(_UNHELD)

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from . import _nvml_instances as mig
-from ._nvml_mig import process_name
-from ._nvml_modes import COMPUTE_MODES
-from .nvml import GPU_IS_LOST, INVALID_ARGUMENT, RESET_REQUIRED, Gpu, NvmlError, text
+from .nvml import COMPUTE_MODES, GPU_IS_LOST, INVALID_ARGUMENT, RESET_REQUIRED, Gpu, NvmlError, process_name, text
 
 Facts = dict[str, t.Any]
 
@@ -68,10 +65,8 @@ class Reader:
             "utilization": self._utilization,
             "fans_percent": self._fans,
             "modes": self._modes,
-            "mig_instances": lambda: (
-                [each.as_state() for each in mig.instances(self._gpu)] if self._has_mig() else None
-            ),
-            "mig_devices": lambda: mig.devices(self._gpu) if self._has_mig() else None,
+            "mig_instances": self._mig_instances,
+            "mig_devices": self._mig_devices,
             "pcie": self._pcie,
             "nvlink": self._nvlink,
             "health": self._health,
@@ -188,6 +183,21 @@ class Reader:
 
     def _has_mig(self) -> bool:
         return bool((self._ask("nvmlDeviceGetMigMode") or (0, 0))[0])
+
+    # What MIG takes is read from the disk only where a GPU is split: it is a tenth of what the module costs.
+    def _mig_instances(self) -> list[Facts] | None:
+        if not self._has_mig():
+            return None
+        from ._nvml_instances import instances
+
+        return [each.as_state() for each in instances(self._gpu)]
+
+    def _mig_devices(self) -> list[Facts] | None:
+        if not self._has_mig():
+            return None
+        from ._nvml_instances import devices
+
+        return devices(self._gpu)
 
     def _modes(self) -> Facts:
         persistence = self._ask("nvmlDeviceGetPersistenceMode")

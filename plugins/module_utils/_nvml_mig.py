@@ -16,7 +16,7 @@ from collections import Counter
 from . import _nvml_instances as mig
 from ._nvml_change import Plan, Setting, State
 from ._nvml_instances import Instance
-from .nvml import IN_USE, RESET_REQUIRED, Gpu, meaning
+from .nvml import IN_USE, RESET_REQUIRED, Gpu, meaning, process_name
 
 _PATIENCE_S = 10.0
 _HOST_PIDS = "pid:[4026531836]"  # the first PID namespace has this number in every kernel
@@ -226,11 +226,3 @@ def _users(gpu: Gpu, doomed: list[Instance]) -> list[dict[str, t.Any]]:
 def named(users: t.Iterable[t.Mapping[str, t.Any]]) -> str:
     """C(python3 (pid 4711), ...) for messages."""
     return ", ".join(f"{process_name(user['pid'])} (pid {user['pid']})" for user in users)
-
-
-def process_name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
-            return stream.read().strip()
-    except OSError:
-        return "a process of another container or host"

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from ._nvml_change import Plan, Setting, State
-from .nvml import Gpu
+from .nvml import COMPUTE_MODES, Gpu
 
-COMPUTE_MODES = {"default": 0, "prohibited": 2, "exclusive_process": 3}  # NVML_COMPUTEMODE_*; 1 is gone
 _DAEMON = "nvidia-persistenced"
 _DAEMON_PID = "/run/nvidia-persistenced/nvidia-persistenced.pid"
 

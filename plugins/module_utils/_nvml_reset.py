@@ -9,8 +9,7 @@ import glob
 import os
 import typing as t
 
-from ._nvml_mig import process_name
-from .nvml import RESET_REQUIRED, Gpu, NvmlError
+from .nvml import RESET_REQUIRED, Gpu, NvmlError, process_name
 
 _FI_RECOVERY_ACTION = 230
 _RECOVERY = {1: "the driver recommends a reset", 4: "the driver recommends to drain and reset it"}

@@ -35,6 +35,8 @@ IN_USE = 19
 INVALID_ARGUMENT = 2
 _NO_BINDING = -1
 
+COMPUTE_MODES = {"default": 0, "prohibited": 2, "exclusive_process": 3}  # NVML_COMPUTEMODE_*; 1 is gone
+
 # A setter that answers one of these has not touched the GPU.
 REFUSALS = frozenset((INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND, 24, 25, 26))
 
@@ -334,3 +336,11 @@ class Session:
 def text(value: t.Any) -> str:
     """Strings came as bytes from older versions of pynvml."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def process_name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return "a process of another container or host"

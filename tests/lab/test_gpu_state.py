@@ -122,6 +122,8 @@ def test_and_after_a_reload_of_the_driver(host: lab.Host, sim: nvmlsim.Simulator
     assert limits(sim) == [700, 700]
     host.run(["sh", "-c", "mkdir /sys/module/new && rmdir /sys/module/nvidia && mv /sys/module/new /sys/module/nvidia"])
     wait_until(lambda: limits(sim) == [300, 300] and locks(sim) == before)
+    is_new = ["/usr/local/sbin/esnode-gpu-state", "is-new"]
+    wait_until(lambda: host.run(is_new, check=False).returncode == 75)
     began = started(host)
     time.sleep(3)  # several looks of the timer
     assert started(host) == began, "nothing is new, so nothing is set"

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from ansible_collections.esnode.core.plugins.module_utils._nvml_modes import daemon_runs
@@ -35,7 +37,9 @@ def test_the_daemon_is_known_by_its_process(tmp_path):
     process = subprocess.Popen([tool, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         pid.write_text(f"{process.pid}\n")
-        assert daemon_runs(str(pid))
+        end = time.monotonic() + 20  # the kernel names a process a moment after Popen has come back
+        while not daemon_runs(str(pid)):
+            assert time.monotonic() < end, Path(f"/proc/{process.pid}/comm").read_text()
     finally:
         process.communicate(b"\n")
     assert not daemon_runs(str(pid))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 from ansible_collections.esnode.core.plugins.module_utils import _nvml_records as records
 from ansible_collections.esnode.core.plugins.module_utils.nvml import NvmlError
+from nvml_host import ROOT
+
+GPU_MODULE = re.compile(r"nvml_|gpu_state_")
 
 
 def kept(h) -> Any:
@@ -41,24 +45,37 @@ def test_an_entry_for_each_gpu_and_gone_when_it_is_undeclared(host):
     assert not h.state_file.exists()
 
 
-@pytest.mark.parametrize(
-    ("module", "options"),
-    [
-        ("nvml_power_limit", {"limit": "300W"}),
-        ("nvml_clock_lock", {"graphics": "1200-1500"}),
-        ("nvml_persistence_mode", {"enabled": False}),
-        ("nvml_compute_mode", {"mode": "prohibited"}),
-        ("nvml_ecc_mode", {"enabled": False}),
-        ("nvml_mig", {"layout": [{"profile": "3g.40gb"}]}),
-        ("nvml_info", {}),
-    ],
-)
-def test_check_mode_writes_nothing_anywhere(host, module, options):
+# Every module, with options that would change something.
+CHANGES: dict[str, dict[str, Any]] = {
+    "nvml_power_limit": {"gpus": "all", "limit": "300W", "persist": True},
+    "nvml_clock_lock": {"gpus": "all", "graphics": "1200-1500", "persist": True},
+    "nvml_persistence_mode": {"gpus": "all", "enabled": False, "persist": True},
+    "nvml_compute_mode": {"gpus": "all", "mode": "prohibited", "persist": True},
+    "nvml_ecc_mode": {"gpus": "all", "enabled": False},
+    "nvml_mig": {"gpus": "all", "layout": [{"profile": "3g.40gb"}], "persist": True},
+    "nvml_reset": {"gpus": "all", "when": "always", "nvidia_smi": "/bin/false"},  # fails when it is called
+    "nvml_info": {"gpus": "all"},
+    "gpu_state_prune": {"owner": "role", "settings": []},
+}
+
+
+def test_every_module_is_among_them():
+    assert set(CHANGES) == {
+        path.stem for path in (ROOT / "plugins/modules").glob("*.py") if GPU_MODULE.match(path.stem)
+    }
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["nothing recorded", "recorded"])
+@pytest.mark.parametrize("module", CHANGES)
+def test_check_mode_writes_nothing_anywhere(host, module, recorded):
     h = host("h100:2")
+    if recorded:
+        h.ok("nvml_power_limit", gpus="all", limit="400W", persist=True)
+        h.ok("gpu_state_prune", owner="role", settings=["power_limit"])
     settings, files = h.settings(), h.files()
-    more = {} if module in ("nvml_ecc_mode", "nvml_info") else {"persist": True}
-    result = h.ok(module, gpus="all", check=True, diff=True, **options, **more)
-    assert result["changed"] == (module != "nvml_info")
+    assert bool(files) == recorded
+    result = h.ok(module, check=True, diff=True, **CHANGES[module])
+    assert result["changed"] == (module != "nvml_info" and (recorded or module != "gpu_state_prune"))
     assert h.settings() == settings and h.files() == files
 
 
