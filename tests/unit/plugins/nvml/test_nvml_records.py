@@ -60,9 +60,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def test_every_module_is_among_them():
-    assert set(CHANGES) == {
-        path.stem for path in (ROOT / "plugins/modules").glob("*.py") if GPU_MODULE.match(path.stem)
-    }
+    found = {path.stem for path in (ROOT / "plugins/modules").glob("*.py") if GPU_MODULE.match(path.stem)}
+    assert set(CHANGES) == found - {"gpu_state_service"}, "which is tried on hosts with systemd, tests/lab"
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["nothing recorded", "recorded"])
