@@ -93,6 +93,16 @@ def test_a_profile_is_set_and_kept(one: lab.Lab, host: lab.Host, sim: nvmlsim.Si
     assert "warning" not in host.run(["systemd-analyze", "verify", SERVICE], check=False).stderr.lower()
 
 
+def test_the_agent_says_what_holds(host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9100/metrics', timeout=20).read().decode())"
+
+    def told() -> list[str]:
+        lines = host.run(["python3", "-c", ask]).stdout.splitlines()
+        return [line for line in lines if line.startswith("esnode_gpu_setting_as_recorded") and "power_limit" in line]
+
+    wait_until(lambda: len(told()) == 2 and all(line.endswith((" 1.0", " 1")) for line in told()))
+
+
 def test_all_of_it_is_there_after_a_reboot(one: lab.Lab, host: lab.Host, sim: nvmlsim.Simulator) -> None:
     before = locks(sim)
     host.stop()

@@ -46,6 +46,7 @@ _COLLECTORS: dict[str, Callable[[Config], bool]] = {
     "network": lambda c: c.collectors.enable_network,
     "gpu": lambda c: c.collectors.enable_gpu,
     "gpu_events": lambda c: c.collectors.enable_gpu_events,
+    "gpu_settings": lambda c: c.collectors.enable_gpu_settings,
     "power": lambda c: c.collectors.enable_power,
     "app": lambda c: c.app.enable_app,
 }

@@ -281,6 +281,12 @@ GPU_CLOCK_EVENT_SECONDS = _counter(
     "esnode_gpu_clock_event_seconds_total", "s", f"{_GPU} reason", "Time in which this reason held the clocks down."
 )
 GPU_PERFORMANCE_STATE = _gauge("esnode_gpu_performance_state", "0..15", _GPU, "P-state: 0 is the fastest.")
+GPU_SETTING_AS_RECORDED = _gauge(
+    "esnode_gpu_setting_as_recorded",
+    "0/1",
+    "uuid setting",
+    "1 if the GPU has what is recorded for it, looked at now and then.",
+)
 GPU_PERSISTENCE_MODE = _gauge("esnode_gpu_persistence_mode", "0/1", _GPU, "1 if persistence mode is on.")
 GPU_COMPUTE_MODE = _gauge(
     "esnode_gpu_compute_mode", "0..3", _GPU, "0 default, 1 exclusive thread, 2 prohibited, 3 exclusive process."
