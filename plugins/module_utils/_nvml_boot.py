@@ -100,8 +100,8 @@ _TIMER = """\
 Description=Look each minute whether the GPUs' driver was loaded anew
 
 [Timer]
-OnActiveSec=1min
-OnUnitInactiveSec=1min
+# By the calendar: after a look that its condition has skipped there is no end to count from.
+OnCalendar=minutely
 AccuracySec=10s
 
 [Install]

@@ -119,24 +119,26 @@ def test_and_after_a_reload_of_the_driver(host: lab.Host, sim: nvmlsim.Simulator
     before = locks(sim)
     drop_in = host.root / "etc/systemd/system/esnode-gpu-state-watch.timer.d/often.conf"
     drop_in.parent.mkdir()
-    drop_in.write_text(
-        "[Timer]\nOnActiveSec=\nOnUnitInactiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=1s\nAccuracySec=100ms\n"
-    )
+    drop_in.write_text("[Timer]\nOnCalendar=\nOnCalendar=*:*:*\nAccuracySec=100ms\n")
     # The directory of the loaded kernel module, which is another one after each load.
     host.run(["sh", "-c", "mount -o remount,rw /sys && mkdir -p /sys/module/nvidia"])
     host.run(["systemctl", "daemon-reload"])
     host.run(["systemctl", "restart", "esnode-gpu-state-watch.timer"])
     began = started(host)
     wait_until(lambda: started(host) != began)  # the driver's directory was not there before
-    sim("reload-driver", "--force")
-    assert limits(sim) == [700, 700]
-    host.run(["sh", "-c", "mkdir /sys/module/new && rmdir /sys/module/nvidia && mv /sys/module/new /sys/module/nvidia"])
+    load_driver_anew(host, sim)
     wait_until(lambda: limits(sim) == [300, 300] and locks(sim) == before)
     is_new = ["/usr/local/sbin/esnode-gpu-state", "is-new"]
     wait_until(lambda: host.run(is_new, check=False).returncode == 75)
     began = started(host)
     time.sleep(3)  # several looks of the timer
     assert started(host) == began, "nothing is new, so nothing is set"
+
+
+def load_driver_anew(host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    sim("reload-driver", "--force")
+    assert limits(sim) == [700, 700]
+    host.run(["sh", "-c", "mkdir /sys/module/new && rmdir /sys/module/nvidia && mv /sys/module/new /sys/module/nvidia"])
 
 
 def started(host: lab.Host) -> str:
@@ -161,6 +163,11 @@ def test_what_is_no_longer_declared_is_forgotten_and_the_service_can_go(
 ) -> None:
     assert power(one, esnode_power_profile={}).changed == 1
     assert not (host.root / RECORD).exists() and limits(sim) == [300, 300]
+    host.run(["systemctl", "restart", "esnode-gpu-state-watch.timer"])
+    time.sleep(3)  # several looks that find no record
+    adhoc(one, "-m", "esnode.core.nvml_power_limit", "-a", "gpus=all limit=350W persist=true")
+    load_driver_anew(host, sim)
+    wait_until(lambda: limits(sim) == [350, 350])
     call = ["-m", "esnode.core.gpu_state_service", "-a", "state=absent"]
     assert "CHANGED" in adhoc(one, *call)
     find = "find /etc/systemd /usr/local/sbin -name '*gpu-state*' ! -name '*.d' ! -name often.conf"
