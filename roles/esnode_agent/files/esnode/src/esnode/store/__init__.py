@@ -1,0 +1,55 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An embedded store for time series: knows nothing of what the samples mean, where they come from or who asks.
+
+    with store.open(path, Options(retention_s=86400)) as store:
+        store.append(time_ms, {series: value, ...})
+        store.select([Matcher("__name__", "=", "up")], from_ms, to_ms)
+
+What it needs (numpy, zstandard, pcodec, and cryptography for a store that is encrypted) is imported by `open`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esnode.store.errors import NotWritten, StoreBusy, StoreError, TooMany, WrongKey
+from esnode.store.model import Lost, Matcher, Options, SeriesData, SeriesId, SeriesLike, Stats
+
+if TYPE_CHECKING:
+    from esnode.store.store import ReadOnlyStore, Store
+
+__all__ = [
+    "Lost",
+    "Matcher",
+    "NotWritten",
+    "Options",
+    "SeriesData",
+    "SeriesId",
+    "SeriesLike",
+    "Stats",
+    "StoreBusy",
+    "StoreError",
+    "TooMany",
+    "WrongKey",
+    "open",
+    "open_for_reading",
+]
+
+
+def open(path: Path, options: Options | None = None) -> Store:
+    """Open the store in this folder for appending and reading, make it if there is none.
+
+    StoreBusy: another process has it. WrongKey: the key file does not fit, nothing was touched. StoreError: the rest.
+    """
+    from esnode.store.store import Store
+
+    return Store(path, options or Options())
+
+
+def open_for_reading(path: Path, key_file: Path | None = None) -> ReadOnlyStore:
+    """Open a store for reading only, whether or not another process writes it."""
+    from esnode.store.store import ReadOnlyStore
+
+    return ReadOnlyStore(path, key_file)

@@ -1,0 +1,98 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The face for reading, the same over a store that is being written and over one that another process writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from esnode.store.blocks import Block
+from esnode.store.codec import Floats, Ints
+from esnode.store.database import Readers
+from esnode.store.errors import TooMany
+from esnode.store.matching import Selector
+from esnode.store.model import FOREVER_MS, Matcher, SeriesData, SeriesId
+from esnode.store.reading import Catalog, HotView, Piece, Seen
+
+
+class Selecting:
+    """Needs `_now`: the blocks and the hot part as they are at one moment, no sample missing, none twice."""
+
+    _catalog: Catalog
+    _readers: Readers
+
+    def _now(self) -> tuple[list[Block], list[HotView]]:
+        raise NotImplementedError
+
+    def select(
+        self,
+        matchers: Iterable[Matcher] = (),
+        from_ms: int = -FOREVER_MS,
+        to_ms: int = FOREVER_MS,
+        *,
+        most_samples: int | None = None,
+    ) -> list[SeriesData]:
+        """Return the samples of all matching series, both ends included, series in order, times ascending.
+
+        Of samples of a series with the same time (the clock was set back) the one that came last is given.
+        TooMany when there are more than `most_samples`.
+        """
+        found: dict[SeriesId, list[tuple[Ints, Floats]]] = {}
+        samples = 0
+        for series, times, values in self._pieces(matchers, from_ms, to_ms):
+            samples += len(times)
+            if most_samples is not None and samples > most_samples:
+                raise TooMany(f"more than {most_samples} samples match: ask for fewer series or a shorter time")
+            if len(times):
+                found.setdefault(series, []).append((times, values))
+        return [_joined(series, found[series]) for series in sorted(found)]
+
+    def export(
+        self, matchers: Iterable[Matcher] = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
+    ) -> Iterator[SeriesData]:
+        """Give the samples of all matching series piece by piece, in the order in which they were appended.
+
+        Memory stays constant: a piece is what one block holds of one series, so a series comes again in the next one.
+        What retention drops while this runs is left out.
+        """
+        for piece in self._pieces(matchers, from_ms, to_ms):
+            if len(piece[1]):
+                yield SeriesData(*piece)
+
+    def series(
+        self, matchers: Iterable[Matcher] = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
+    ) -> list[SeriesId]:
+        """Return the matching series of the blocks that the span touches; finer than a block is not looked."""
+        selector = Selector(matchers)
+        blocks, hot = self._now()
+        found = self._catalog.names(_within(blocks, from_ms, to_ms), selector, {})
+        for view in hot:
+            found.update(series for series, _, _ in view.pieces(selector, from_ms, to_ms))
+        return sorted(found)
+
+    def _pieces(self, matchers: Iterable[Matcher], from_ms: int, to_ms: int) -> Iterator[Piece]:
+        selector = Selector(matchers)
+        blocks, hot = self._now()
+        seen: Seen = {}
+        with self._readers.connection() as connection:
+            for block in _within(blocks, from_ms, to_ms):
+                yield from self._catalog.pieces(connection, block, selector, from_ms, to_ms, seen)
+        for view in hot:
+            yield from view.pieces(selector, from_ms, to_ms)
+
+
+def _within(blocks: Iterable[Block], from_ms: int, to_ms: int) -> Iterator[Block]:
+    return (block for block in blocks if block.first_ms <= to_ms and block.last_ms >= from_ms)
+
+
+def _joined(series: SeriesId, pieces: list[tuple[Ints, Floats]]) -> SeriesData:
+    times = pieces[0][0] if len(pieces) == 1 else np.concatenate([piece[0] for piece in pieces])
+    values = pieces[0][1] if len(pieces) == 1 else np.concatenate([piece[1] for piece in pieces])
+    if len(times) > 1 and not (times[1:] > times[:-1]).all():
+        order = np.argsort(times, kind="stable")
+        times, values = times[order], values[order]
+        last = np.append(times[1:] != times[:-1], True)
+        times, values = times[last], values[last]
+    return SeriesData(series, times, values)

@@ -1,0 +1,40 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A wall clock that a jump does not carry away.
+
+Retention deletes by age, so a clock that is wrong for some minutes (a dead RTC before NTP answers, a bad time server)
+must not delete a week of data. This clock runs on with the monotonic one and follows a jump of the wall clock only when
+the wall has stayed there for an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+TOLERANCE_S = 300.0
+CONFIRM_S = 3600.0
+
+
+class SteadyClock:
+    """`last_s`: Unix time of the newest sample that is stored, None when there is none to compare with."""
+
+    def __init__(self, wall: Callable[[], float], monotonic: Callable[[], float], last_s: float | None) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._mark = monotonic()
+        now = wall()
+        self._steady = now if last_s is None or abs(now - last_s) <= TOLERANCE_S else last_s
+        self._apart_since: float | None = None
+        self._apart_at = 0.0
+
+    def now(self) -> float:
+        """Unix time, seconds."""
+        tick, wall = self._monotonic(), self._wall()
+        self._steady += tick - self._mark
+        self._mark = tick
+        if abs(wall - self._steady) <= TOLERANCE_S:
+            self._steady, self._apart_since = wall, None
+        elif self._apart_since is None or abs(wall - tick - self._apart_at) > TOLERANCE_S:
+            self._apart_since, self._apart_at = tick, wall - tick
+        elif tick - self._apart_since >= CONFIRM_S:
+            self._steady, self._apart_since = wall, None
+        return self._steady
