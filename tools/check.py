@@ -103,7 +103,8 @@ def tests() -> Iterator[Check]:
         there = tuple(path for path in paths if (ROOT / path).is_dir())
         yield Check(name, "full", "test-core216", ("pytest", "-n", "2", *there), oldest, paths)
     yield Check("simulator-slow", "full", "test", ("pytest", "-m", "slow", "tests/nvmlsim"), needs=("tests/nvmlsim",))
-    yield Check("integration", "full", "integration", ("pytest", "-n", "2", "tests/integration"), needs=("tests/integration",))
+    peers = ("pytest", "-n", "2", "tests/integration")
+    yield Check("integration", "full", "integration", peers, needs=("tests/integration",))
     # A booted host lives through a file.
     yield Check("lab", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/lab"), needs=("tests/lab",))
     yield Check("molecule", "full", "test", ("pytest", "tests/molecule"), needs=("extensions/molecule",))

@@ -31,6 +31,9 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def configuration(port: int, interval: float = 0.2, enable: tuple[str, ...] = ("cpu",), more: str = "") -> str:
+    """Without a store unless `more` has a section for it."""
+    if "[tsdb]" not in more:
+        more += "\n[tsdb]\nenable_local_tsdb = false\n"
     switches = "\n".join(f"enable_{name} = {str(name in enable).lower()}" for name in COLLECTORS)
     return (
         f'[agent]\nlisten_address = "127.0.0.1:{port}"\nscrape_interval_seconds = {interval}\nlog_format = "json"\n'

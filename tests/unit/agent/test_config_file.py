@@ -81,7 +81,7 @@ def test_the_whole_template_means_what_it_says(tmp_path: Path) -> None:
     assert config.security.cipher_suites == ["TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"]
     assert config.orchestrator.token == "s3cret"
     assert config.tsdb.max_disk_mb == 10240
-    for section in ("tsdb", "orchestrator", "audit", "alerts"):
+    for section in ("orchestrator", "audit", "alerts"):
         assert any(f"[{section}]" in n and "not active yet" in n for n in loaded.notices), section
     assert not any("s3cret" in n for n in loaded.notices)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from esnode import __version__, catalogue, config_file, derive, systemd, tls
+from esnode import __version__, catalogue, config_file, derive, history, systemd, tls
 from esnode import log as logs
 from esnode.collect import Collector, Roots, Settings, deadline_s
 from esnode.config import RESTART_ONLY, Config
@@ -37,6 +37,7 @@ from esnode.telemetry import Telemetry
 log = logging.getLogger("esnode.agent")
 
 _STOP_S = 1.8
+_CLOSE_S = 2.0  # for the disk to take what is not on it yet; both together below the unit's TimeoutStopSec
 _M_ARENA_MAX = -8
 
 _COLLECTORS: dict[str, Callable[[Config], bool]] = {
@@ -82,6 +83,7 @@ class Agent:
         self._reload_error: list[str] = []
         self._page = Page()
         self._telemetry = Telemetry()
+        self._history = history.History(loaded.config.tsdb)
         self._previous: Snapshot | None = None
         self._wanted = {n: _made_from(n, loaded.config) for n, wanted in _COLLECTORS.items() if wanted(loaded.config)}
         settings = Settings(loaded.config, roots)
@@ -106,6 +108,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         server = Server(Routes(self._page, self.status, self._not_ready).application(), self._telemetry)
         self._scheduler.start()
+        self._history.start()
         await server.start(sockets, self._context)
         scheme = "https" if self._context else "http"
         addresses = sorted({_shown(s) for s in sockets})
@@ -118,10 +121,11 @@ class Agent:
         log.info("stopping")
         systemd.notify("STOPPING=1")
         beat.cancel()
-        await asyncio.wait_for(asyncio.gather(server.stop(), self._stop_scheduler(loop)), _STOP_S)
+        await asyncio.wait_for(asyncio.gather(server.stop(), self._stop_threads(loop)), _STOP_S + _CLOSE_S)
 
-    async def _stop_scheduler(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _stop_threads(self, loop: asyncio.AbstractEventLoop) -> None:
         await loop.run_in_executor(None, self._scheduler.stop, _STOP_S / 2)
+        await loop.run_in_executor(None, self._history.close, _CLOSE_S)
 
     async def _tell_systemd(self) -> None:
         """READY once there is something to serve, then the watchdog's beat as long as the ticker ticks."""
@@ -155,7 +159,9 @@ class Agent:
     def _publish(self, snapshot: Snapshot) -> None:
         derived = derive.tokens_per_joule(self._previous, snapshot) if self._previous else {}
         self._previous = snapshot
-        self._page.update(Snapshot(snapshot.timestamp, {**snapshot.parts, "derived": derived}) if derived else snapshot)
+        whole = Snapshot(snapshot.timestamp, {**snapshot.parts, "derived": derived}) if derived else snapshot
+        self._page.update(whole)
+        self._history.append(whole)
 
     def _own_samples(self) -> Samples:
         driver = self._gpu_detail().get("driver") or ""
@@ -163,6 +169,7 @@ class Agent:
             catalogue.BUILD_INFO.series(__version__, platform.python_version(), str(driver)): 1,
             catalogue.START_TIME.series(): self._started,
             **self._telemetry.samples(),
+            **self._history.samples(),
         }
 
     def _gpu_detail(self) -> dict[str, Any]:
@@ -201,6 +208,7 @@ class Agent:
                 }
                 for name, r in self._scheduler.runners.items()
             },
+            "tsdb": self._history.status(),
             "driver": gpu.get("driver"),
             "cuda": gpu.get("cuda"),
             "gpus": gpu.get("gpus", []),
@@ -212,7 +220,8 @@ class Agent:
         path = self._loaded.path
         try:
             loaded = config_file.load(path)
-            mistakes = [f"{path}: {m}" for m in tls.check(loaded.config.security)]
+            found = [*tls.check(loaded.config.security), *history.check(loaded.config.tsdb)]
+            mistakes = [f"{path}: {m}" for m in found]
             if mistakes:
                 raise ConfigError(mistakes)
             if self._context and loaded.config.security.enable_tls:
@@ -250,6 +259,7 @@ class Agent:
             [_create(n, settings) for n in wanted if n not in keep], keep, new.agent.scrape_interval_seconds
         )
         self._wanted = wanted
+        self._history.change(new.tsdb)
         log.info("configuration reloaded from %s", loaded.path)
 
 

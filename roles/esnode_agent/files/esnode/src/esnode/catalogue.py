@@ -31,14 +31,15 @@ def escape_label(text: str) -> str:
 class Series:
     """One time series: a family and the values of its labels. The same labels give the same object."""
 
-    __slots__ = ("__weakref__", "family", "labels", "prefix")
+    __slots__ = ("__weakref__", "family", "labels", "name", "prefix")
 
     def __init__(self, family: Family, suffix: str, labels: dict[str, str]) -> None:
         self.family = family
         self.labels = labels
+        self.name = family.name + suffix
         pairs = ",".join(f'{name}="{escape_label(value)}"' for name, value in labels.items())
         # The exposition line up to its value; made once, since a series outlives thousands of scrapes.
-        self.prefix = f"{family.name}{suffix}{{{pairs}}} " if pairs else f"{family.name}{suffix} "
+        self.prefix = f"{self.name}{{{pairs}}} " if pairs else f"{self.name} "
 
     def __repr__(self) -> str:
         return f"Series({self.prefix.strip()})"
@@ -115,6 +116,26 @@ SCRAPE_DURATION = _histogram(
 )
 HTTP_REQUESTS = _counter(
     "esnode_http_requests_total", "count", "route method code", "HTTP requests answered, by route template."
+)
+
+# The store of the node's own history
+TSDB_SAMPLES_APPENDED = _counter("esnode_tsdb_samples_appended_total", "count", "", "Samples put into the local store.")
+TSDB_SAMPLES_LOST = _counter(
+    "esnode_tsdb_samples_lost_total", "count", "", "Samples that the local store had to give up or never took."
+)
+TSDB_SERIES = _gauge("esnode_tsdb_series", "count", "", "Series in the newest row of the local store.")
+TSDB_BYTES = _gauge("esnode_tsdb_bytes", "bytes", "", "Size of all files of the local store.")
+TSDB_OLDEST = _gauge(
+    "esnode_tsdb_oldest_timestamp_seconds", "s", "", "Unix time of the oldest sample in the local store."
+)
+TSDB_APPEND_DURATION = _histogram(
+    "esnode_tsdb_append_duration_seconds", "s", "", "Time to put one snapshot into the local store."
+)
+TSDB_ERRORS = _counter(
+    "esnode_tsdb_errors_total",
+    "count",
+    "operation",
+    "What the local store could not do: open, append, write (tries), read (distinct damaged parts).",
 )
 
 # CPU

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esnode import __version__, tls
+from esnode import __version__, history, tls
 from esnode.config import Config
 from esnode.config_file import ConfigError, Loaded, load
 
@@ -70,15 +70,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _tried_out(config: Config) -> list[str]:
+    """What is wrong with the files that the configuration names."""
+    return [*tls.check(config.security), *history.check(config.tsdb)]
+
+
 def _checked(path: Path) -> Loaded:
     """The configuration, with its certificates tried out and OpenSSL restricted as it says."""
     try:
         loaded = load(path)
     except ConfigError as error:
-        further = tls.check(error.config.security) if error.config else []
+        further = _tried_out(error.config) if error.config else []
         raise ConfigError([*error.mistakes, *(f"{path}: {m}" for m in further)]) from None
     tls.restrict_handshake(loaded.config.security)
-    mistakes = tls.check(loaded.config.security)
+    mistakes = _tried_out(loaded.config)
     if mistakes:
         raise ConfigError([f"{path}: {m}" for m in mistakes])
     return loaded
@@ -154,16 +159,31 @@ def describe(status: dict[str, Any]) -> str:
     lines = [f"esnode-core {status['version']} on {status['host']}: {ready}, every {status['interval_seconds']:g} s"]
     for name, one in status["collectors"].items():
         series = f"{one['series']} series" if one["series"] else ""
-        lines.append(f"  {name:<12}{one['state'].replace('_', ' '):<13}{series:<13}{'; '.join(one['errors'])}".rstrip())
+        lines.append(f"  {name:<14}{one['state'].replace('_', ' '):<13}{series:<13}{'; '.join(one['errors'])}".rstrip())
     for gpu in status["gpus"]:
         lines.append(
             f"  GPU {gpu['index']} {gpu['name']} {gpu['uuid']} {gpu['state']} {gpu.get('error') or ''}".rstrip()
         )
+    lines.append(_described_store(status["tsdb"]))
     for key in status["config"]["restart_needed_for"]:
         lines.append(f"  {key} has changed in {status['config']['path']} and needs a restart")
     for error in status["config"]["reload_errors"]:
         lines.append(f"  last reload refused: {error}")
     return "\n".join(lines) + "\n"
+
+
+def _described_store(tsdb: dict[str, Any]) -> str:
+    parts = [f"  {'store':<14}{tsdb['state']:<13}"]
+    if tsdb["error"]:
+        parts.append(tsdb["error"])
+    elif tsdb.get("oldest") is not None:
+        hours = (tsdb["newest"] - tsdb["oldest"]) / 3600
+        parts.append(f"{hours:.1f} of {tsdb['retention_hours']} h in {tsdb['bytes'] / 1e6:.1f} MB")
+    if tsdb.get("damaged"):
+        parts.append("damaged: " + ", ".join(f"{count} {kind}" for kind, count in tsdb["damaged"].items()))
+    if tsdb["samples_lost"]:
+        parts.append(f"{tsdb['samples_lost']} samples lost")
+    return " ".join(parts).rstrip()
 
 
 if __name__ == "__main__":

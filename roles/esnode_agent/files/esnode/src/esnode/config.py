@@ -111,6 +111,8 @@ class Tsdb(Struct, frozen=True, kw_only=True):
     """The store never takes more; the oldest samples go first."""
     compression: Annotated[Literal["zstd"], Meta(description='"zstd"')] = "zstd"
     """How samples are packed."""
+    encryption_key_path: Path | None = None
+    """File with the key (or, first the new, then the old ones) that the store is encrypted with; none: it is not."""
 
 
 class Orchestrator(Struct, frozen=True, kw_only=True):
@@ -177,7 +179,7 @@ class Config(Struct, frozen=True, kw_only=True):
 SECRETS = frozenset({"orchestrator.token"})
 """Keys whose value is never shown."""
 
-NOT_ACTIVE_YET = ("tsdb", "orchestrator", "audit", "alerts")
+NOT_ACTIVE_YET = ("orchestrator", "audit", "alerts")
 """Sections that are checked and kept but that no part of the agent acts on yet."""
 
 RESTART_ONLY = (

@@ -44,6 +44,9 @@ table {{ margin-bottom: 1.5rem }} td:nth-child(2) {{ white-space: nowrap }}
 <table><tr><th>GPU</th><th>state</th><th>UUID</th><th></th></tr>
 {gpus}
 </table>
+<table><tr><th>store</th><th>state</th><th>size</th><th></th></tr>
+{store}
+</table>
 </body></html>
 """
 
@@ -106,10 +109,13 @@ class Routes:
             _row(f"{one['index']} {one['name']}", one["state"], one["uuid"], one.get("error") or "")
             for one in status["gpus"]
         ]
+        tsdb = status["tsdb"]
+        size = f"{tsdb['bytes'] / 1e6:.1f} MB" if "bytes" in tsdb else ""
         page = _INDEX.format(
             host=html.escape(status["host"]),
             version=html.escape(status["version"]),
             collectors="\n".join(collectors),
+            store=_row(tsdb["path"], tsdb["state"], size, tsdb["error"] or ""),
             gpus="\n".join(gpus or ['<tr><td colspan="4" class="none">none</td></tr>']),
         )
         return web.Response(text=page, content_type="text/html")
@@ -117,7 +123,9 @@ class Routes:
 
 def _row(name: str, state: str, *cells: object) -> str:
     """A row of a table: a name, a state with its colour, and what else there is to say."""
-    look = {"ok": "good", "not_present": "none", "starting": "none"}.get(state, "bad")
+    look = {"ok": "good", "not_present": "none", "starting": "none", "opening": "none", "disabled": "none"}.get(
+        state, "bad"
+    )
     rest = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
     shown = html.escape(state.replace("_", " "))
     return f'<tr><td>{html.escape(name)}</td><td class="{look}">{shown}</td>{rest}</tr>'

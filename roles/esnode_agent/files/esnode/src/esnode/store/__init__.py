@@ -11,11 +11,15 @@ What it needs (numpy, zstandard, pcodec, and cryptography for a store that is en
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esnode.store.errors import NotWritten, StoreBusy, StoreError, TooMany, WrongKey
 from esnode.store.model import Lost, Matcher, Options, SeriesData, SeriesId, SeriesLike, Stats
+
+# numpy's linear algebra would start a thread for each of a node's 256 CPUs, and none of it is used here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
     from esnode.store.store import ReadOnlyStore, Store

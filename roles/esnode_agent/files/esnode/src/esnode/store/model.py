@@ -121,7 +121,8 @@ class Lost:
 class Stats:
     """How the store is.
 
-    `problem`: why the disk takes nothing just now, None when it does. `damaged`: distinct damaged parts met, by kind.
+    `problem`: why the disk takes nothing just now, None when it does. `write_errors`: tries that failed since the store
+    was opened. `damaged`: distinct damaged parts met, by kind.
     `lost`: what was given up in memory since the store was opened. Times in ms, sizes in bytes; `oldest_ms` and
     `newest_ms` None: no samples. `old_keys`: names of keys that something is still written with, zeros for none.
     """
@@ -135,6 +136,7 @@ class Stats:
     newest_ms: int | None
     problem: str | None
     dropped_blocks: int
+    write_errors: int
     lost: Lost = field(default_factory=Lost)
     damaged: Mapping[str, int] = field(default_factory=dict)
     old_keys: tuple[str, ...] = ()

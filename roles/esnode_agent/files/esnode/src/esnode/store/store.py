@@ -209,6 +209,7 @@ class Store(Selecting):
             newest_ms=max([block.last_ms for block in blocks] + ([] if last is None else [last]), default=None),
             problem=self._writer.problem,
             dropped_blocks=self._retention.dropped,
+            write_errors=self._writer.errors,
             lost=Lost(lost.rows, lost.samples, lost.first_ms, lost.last_ms),
             damaged=self.damage.counts(),
             old_keys=tuple(name.hex() for name in self._identity.keys if name != self._envelope.writes),

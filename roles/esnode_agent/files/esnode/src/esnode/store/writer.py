@@ -44,6 +44,7 @@ class Writer:
         self._sealing, self._retention, self._rekeying = sealing, retention, rekeying
         self._monotonic, self._repair = monotonic, repair
         self.problem: str | None = None
+        self.errors = 0
         self._condition = threading.Condition()
         self._asked = self._answered = 0  # tickets of flush()
         self._idle_asked = False
@@ -228,6 +229,7 @@ class Writer:
 
     def _failed(self, error: Exception) -> None:
         self._drop_chore()
+        self.errors += 1
         known = isinstance(error, (sqlite3.Error, OSError, NotWritten))
         text = str(error) if known else f"{type(error).__name__}: {error}"
         self._head.not_written()
