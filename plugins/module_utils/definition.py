@@ -76,8 +76,8 @@ def wanted(layout: dict[str, str], texts: t.Mapping[str, str], group: Owner) -> 
     }
 
 
-def folders(layout: dict[str, str], agent: Owner) -> dict[str, tuple[int, int | None, int | None]]:
-    """{path: (mode, uid, gid)} of the folders that the agent needs."""
+def folders(layout: dict[str, str], agent: Owner, store_dir: str = "") -> dict[str, tuple[int, int | None, int | None]]:
+    """{path: (mode, uid, gid)} of the folders that the agent needs; `store_dir`: of a store outside its data."""
     mine = (os.geteuid(), os.getegid())
     found: dict[str, tuple[int, int | None, int | None]] = {layout["config_dir"]: (0o755, *mine)}
     if layout["manager"] == "systemd" and layout["scope"] == "user":
@@ -86,6 +86,8 @@ def folders(layout: dict[str, str], agent: Owner) -> dict[str, tuple[int, int | 
         found[layout["service_log_dir"]] = (0o755, *mine)
     for name in ("data_dir", "log_dir"):
         found[layout[name]] = (0o750, *agent)
+    if store_dir:
+        found[store_dir] = (0o700, *agent)
     return found
 
 

@@ -103,6 +103,11 @@ def trouble(client: Client, version: str, before: Status | None, allow_fewer_gpu
         if now and now["state"] in ("failed", "late"):
             errors = "; ".join(now["errors"])
             lines.append(f"collector {name} was {then['state']} before and is {now['state']} now: {errors}")
+    store, was = status.get("tsdb", {}), (before or {}).get("tsdb", {}).get("state")
+    if store.get("state") == "opening":
+        lines.append("the store is still being opened")
+    if store.get("state") == "failed" and was != "failed":
+        lines.append(f"the store can't be used: {store['error']}")
     if before and "gpu" in status["collectors"] and not allow_fewer_gpus:
         were, are = len(working(before)), len(working(status))
         if are < were:
@@ -134,9 +139,11 @@ def _in(status: Status | None, *states: str) -> list[tuple[str, Status]]:
 
 
 def failing(status: Status) -> list[str]:
-    """A line for each collector that does not read what it should."""
+    """A line for each collector that does not read what it should, and for a store that can't be used."""
     bad = _in(status, "failed", "late")
-    return [f"collector {name} is {c['state']}: {'; '.join(c['errors'])}" for name, c in bad]
+    lines = [f"collector {name} is {c['state']}: {'; '.join(c['errors'])}" for name, c in bad]
+    store = status.get("tsdb", {})
+    return lines + ([f"the store can't be used: {store['error']}"] if store.get("state") == "failed" else [])
 
 
 def summary(status: Status) -> dict[str, t.Any]:

@@ -66,6 +66,10 @@ options:
     description: Group of that user, which may read the configuration. Empty means that of who runs the module.
     type: str
     default: ""
+  store_dir:
+    description: Folder of the agent's store of time series, where it is not below its data. It is made for O(user).
+    type: path
+    default: ""
   listen_address:
     description: C(host:port) that the agent listens on. Required with O(state=started).
     type: str
@@ -250,6 +254,7 @@ def main() -> None:
             "secret_files": {"type": "dict", "default": {}, "no_log": True},
             "user": {"type": "str", "default": ""},
             "group": {"type": "str", "default": ""},
+            "store_dir": {"type": "path", "default": ""},
             "listen_address": {"type": "str"},
             "certificate": {"type": "path"},
             "certificate_pending": {"type": "bool", "default": False},
@@ -309,7 +314,7 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
         raise definition.DefinitionError(f"there is no user {options['user']} or no group {options['group']} here")
     texts = {**options["files"], **options["secret_files"]}
     wanted = definition.wanted(layout, texts, owner) if texts else {}
-    folders = definition.folders(layout, owner) if texts else {}
+    folders = definition.folders(layout, owner, options["store_dir"]) if texts else {}
     known = release.current(prefix)
     change = activation.Change(
         layout,

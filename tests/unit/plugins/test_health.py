@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.esnode.core.plugins.module_utils.health import Client, base_url, trouble
+from ansible_collections.esnode.core.plugins.module_utils.health import Client, base_url, failing, trouble
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -56,6 +56,17 @@ def agent() -> Iterator[tuple[Agent, Client]]:
 
 def test_well(agent: tuple[Agent, Client]) -> None:
     assert trouble(agent[1], "1.0.0", None) == [] == trouble(agent[1], "1.0.0", WELL)
+
+
+def test_a_store_that_fails_is_trouble_unless_it_had_failed_before(agent: tuple[Agent, Client]) -> None:
+    agent[0].status["tsdb"] = {"state": "failed", "error": "/var/lib/esnode/tsdb: the disk is full"}
+    line = "the store can't be used: /var/lib/esnode/tsdb: the disk is full"
+    assert trouble(agent[1], "1.0.0", None) == [line] == trouble(agent[1], "1.0.0", WELL)
+    assert trouble(agent[1], "1.0.0", copy.deepcopy(agent[0].status)) == []
+    assert failing(agent[0].status) == [line]
+    agent[0].status["tsdb"] = {"state": "opening", "error": None}
+    assert trouble(agent[1], "1.0.0", None) == ["the store is still being opened"]
+    assert failing(agent[0].status) == []
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
