@@ -26,7 +26,7 @@ PLACE: dict[str, dict[str, object]] = {
     "prefix": {"type": "str", "default": ""},
     "data_dir": {"type": "str", "default": ""},
 }
-_FREE_BYTES = 200 * 1000 * 1000  # a release takes 60 MB, the bundle twice 12 MB while it is unpacked
+_FREE_BYTES = 300 * 1000 * 1000  # a release takes 190 MB, the bundle twice 44 MB while it is unpacked
 
 
 class HostError(Exception):
@@ -164,6 +164,16 @@ def has_kernel_log() -> bool:
     except OSError:
         return False
     return True
+
+
+def check_libraries(python: str, run: Run) -> None:
+    """Raise HostError when this Python finds no C++ library, which no wheel brings and numpy needs."""
+    status, _said = attempt(run, [python, "-I", "-c", "import ctypes; ctypes.CDLL('libstdc++.so.6')"], limit_s=30)
+    if status:
+        raise HostError(
+            "this host has no libstdc++.so.6, which the agent's numpy needs: apt-get install libstdc++6 (Debian, "
+            "Ubuntu) or dnf install libstdc++. Nothing was installed."
+        )
 
 
 def check_space(prefix: str) -> None:

@@ -243,6 +243,7 @@ def _answer(module: AnsibleModule) -> dict[str, t.Any]:
         release.install(prefix, options["name"], options["bundle"], python, module.run_command)
         return {"changed": True}
     found.update(python=python, python_version=version, machine=host.machine(), kernel_log=host.has_kernel_log())
+    host.check_libraries(python, module.run_command)
     host.check_space(prefix)
     if options["listen_address"]:
         found["listen_streams"] = host.check_listen(

@@ -15,7 +15,8 @@ from pathlib import Path
 RELEASES = ("bookworm", "trixie")
 
 # What a small server has. Left out: python3-venv, pip, curl, openssl and apt, which the collection must not need.
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "openssh-server", "sudo", "iproute2", "procps", "netbase")
+SYSTEM = ("systemd", "systemd-sysv", "dbus", "libstdc++6", "netbase")
+PACKAGES = (*SYSTEM, "python3", "openssh-server", "sudo", "iproute2", "procps")
 NOT_UNPACKED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # A throw-away host needs no login on a console and no housekeeping.
 MASKED = ("console-getty.service", "getty.target", "dpkg-db-backup.timer", "fstrim.timer", "e2scrub_all.timer")

@@ -78,14 +78,26 @@ def test_another_architecture_is_refused(host: lab.Host, good: Path, deploy: Dep
     assert not (host.root / "opt/esnode").exists()
 
 
+def test_a_host_without_the_cpp_library_is_refused_and_told_what_to_install(
+    host: lab.Host, good: Path, deploy: Deploy
+) -> None:
+    (library,) = host.root.glob("usr/lib/*/libstdc++.so.6")
+    away = library.with_name("away")
+    library.rename(away)
+    run = deploy(good)
+    away.rename(library)
+    assert run.code != 0 and "apt-get install libstdc++6" in run.output
+    assert not (host.root / "opt/esnode").exists()
+
+
 def test_a_full_disk_is_refused_or_leaves_nothing_half(host: lab.Host, good: Path, deploy: Deploy) -> None:
     host.run(["mount", "-t", "tmpfs", "-o", "size=150m,mode=755", "tmpfs", "/opt"])
     run = deploy(good)
     assert run.code != 0 and "MB free" in run.output
     assert host.run(["ls", "-A", "/opt"]).stdout == ""
     # Full in the middle: something else takes the room once the installation has begun.
-    host.run(["mount", "-o", "remount,size=230m", "/opt"])
-    filler = "while ! ls -d /opt/esnode/releases/1* ; do sleep 0.05; done; head -c 220M /dev/zero >/opt/fill"
+    host.run(["mount", "-o", "remount,size=340m", "/opt"])
+    filler = "while ! ls -d /opt/esnode/releases/1* ; do sleep 0.05; done; head -c 330M /dev/zero >/opt/fill"
     host.run(["systemd-run", "--unit=filler", "sh", "-c", filler])
     run = deploy(good)
     assert run.code != 0 and "can't be installed" in run.output and "No space left on device" in run.output

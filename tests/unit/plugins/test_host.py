@@ -99,6 +99,12 @@ def test_an_unfit_python_is_refused_with_the_reason(tmp_path: Path, answer: str,
         host.find_python(interpreter(tmp_path, answer), "user", run)
 
 
+def test_a_host_without_the_cpp_library_is_told_what_to_install(tmp_path: Path) -> None:
+    host.check_libraries(sys.executable, run)
+    with pytest.raises(HostError, match=r"no libstdc\+\+.so.6.*apt-get install libstdc\+\+6"):
+        host.check_libraries(interpreter(tmp_path, "echo 'OSError: libstdc++.so.6: no such file' >&2; exit 1"), run)
+
+
 def test_a_python_that_the_service_user_cannot_reach_is_refused_in_system_scope(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

@@ -11,6 +11,7 @@ What it needs (numpy, zstandard, pcodec, and cryptography for a store that is en
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ def open(path: Path, options: Options | None = None) -> Store:
 
     StoreBusy: another process has it. WrongKey: the key file does not fit, nothing was touched. StoreError: the rest.
     """
+    _load()
     from esnode.store.store import Store
 
     return Store(path, options or Options())
@@ -54,6 +56,18 @@ def open(path: Path, options: Options | None = None) -> Store:
 
 def open_for_reading(path: Path, key_file: Path | None = None) -> ReadOnlyStore:
     """Open a store for reading only, whether or not another process writes it."""
+    _load()
     from esnode.store.store import ReadOnlyStore
 
     return ReadOnlyStore(path, key_file)
+
+
+def _load() -> None:
+    """Import what the store needs; StoreError with the one line that counts when a library of the system is missing."""
+    try:
+        importlib.import_module("esnode.store.store")
+    except ImportError as error:
+        first: BaseException = error
+        while first.__context__ is not None:  # numpy wraps the reason into a page of advice
+            first = first.__context__
+        raise StoreError(f"the store's libraries can't be loaded: {first}") from error
