@@ -27,7 +27,8 @@ VENVS = ROOT / "build/venvs"
 REQUIREMENTS = ROOT / "requirements"
 AGENT = ROOT / "roles/esnode_agent/files/esnode/pyproject.toml"
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
-WITH_AGENT = ("bench", "integration", "lint", "test", "test-core216")  # environments that hold what the agent depends on, too
+# Environments that hold what the agent depends on, too.
+WITH_AGENT = ("bench", "integration", "lint", "test", "test-core216")
 
 
 class Missing(Exception):

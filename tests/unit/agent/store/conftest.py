@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,10 +34,8 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., store.Store]]:
 
     yield opener
     for one in stores:
-        try:
+        with contextlib.suppress(store.NotWritten):
             one.close()
-        except store.NotWritten:
-            pass
 
 
 @pytest.fixture

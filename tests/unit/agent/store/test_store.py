@@ -301,7 +301,8 @@ def test_the_package_costs_nothing_until_a_store_is_opened() -> None:
     import subprocess
     import sys
 
-    code = "import sys, esnode.store; print([m for m in ('numpy', 'zstandard', 'pcodec', 'cryptography', 'sqlite3') if m in sys.modules])"
+    heavy = ("numpy", "zstandard", "pcodec", "cryptography", "sqlite3")
+    code = f"import sys, esnode.store; print([module for module in {heavy} if module in sys.modules])"
     source = str(Path(store.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": source}, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -90,7 +90,7 @@ def encode(columns: Iterable[Column], rows: int) -> bytes:
         else:
             entry["kind"], (entry["scale"], numbers) = _DECIMAL, whole
         codes = _differences(numbers, entry)
-        width = (int(codes.max()).bit_length() + 7) // 8
+        width = (int(np.max(codes)).bit_length() + 7) // 8
         entry["width"] = width
         if width:
             planes[width].append(codes.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].T)
@@ -150,12 +150,12 @@ def _differences(numbers: Ints, entry: np.void) -> npt.NDArray[np.uint64]:
     """
     one = np.zeros(len(numbers), np.int64)
     np.subtract(numbers[1:], numbers[:-1], out=one[1:])
-    step = int(np.gcd.reduce(one)) if len(one) > 1 else 0
+    step = int(np.gcd.reduce(one, keepdims=True)[0]) if len(one) > 1 else 0
     step = 1 if step <= 0 else step  # gcd is negative for the most negative integer alone
     entry["step"] = step
     if step > 1:
         one //= step
-    lowest, highest = int(numbers.min()), int(numbers.max())
+    lowest, highest = int(np.min(numbers)), int(np.max(numbers))
     second = int(one[1]) if len(one) > 1 else 0
     two = np.zeros_like(one)
     np.subtract(one[2:], one[1:-1], out=two[2:])

@@ -25,7 +25,7 @@ class Layout:
 
     def __init__(self, index: int, ids: Places) -> None:
         self.index, self.ids = index, ids
-        self._places = np.full(int(ids.max()) + 1 if len(ids) else 0, -1, np.int32)
+        self._places = np.full(int(np.max(ids)) + 1 if len(ids) else 0, -1, np.int32)
         self._places[ids] = np.arange(len(ids), dtype=np.int32)
 
     def places(self, wanted: Places) -> Places:
@@ -174,7 +174,7 @@ class Epoch:
             self.segments[place : place + 1] = [rest] if rest.rows else []
             self.rows -= rows
             self.values -= samples
-            return rows, samples, int(times.min()), int(times.max())
+            return rows, samples, int(np.min(times)), int(np.max(times))
         return None
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from esnode.store.epoch import Epoch
 from esnode.store.headlog import Record, unwritten
 from esnode.store.model import Lost, Options, SeriesLike
@@ -152,7 +154,7 @@ class Head:
         with self.lock:
             parts = [part for epoch in self._epochs for part in epoch.segments if part.rows]
             waiting = sum(part.rows - part.written for part in parts)
-            first = min((int(part.times[: part.rows].min()) for part in parts), default=None)
-            last = max((int(part.times[: part.rows].max()) for part in parts), default=None)
+            first = min((int(np.min(part.times[: part.rows])) for part in parts), default=None)
+            last = max((int(np.max(part.times[: part.rows])) for part in parts), default=None)
             width = len(parts[-1].layout.ids) if parts else 0
             return width, sum(part.rows for part in parts), waiting, first, last

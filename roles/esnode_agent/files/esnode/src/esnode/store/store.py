@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from esnode.store import salvage
 from esnode.store.blocks import Block
 from esnode.store.damage import Damage
@@ -142,7 +144,7 @@ class Store(Selecting):
         )
         parts = epochs[-1].parts() if epochs else []
         if parts:  # an epoch goes on ageing where it was
-            span_ms = max(int(part.times.max()) for part in parts) - min(int(part.times.min()) for part in parts)
+            span_ms = max(int(np.max(part.times)) for part in parts) - min(int(np.min(part.times)) for part in parts)
             epochs[-1].started = started - min(span_ms / 1000, self._options.seal_s)
         if not whole:
             head.rotate()
@@ -153,7 +155,7 @@ class Store(Selecting):
         return hot if hot is not None else max((block.age_ms for block in blocks), default=None)
 
     def _grouping(self, blocks: list[Block]) -> tuple[Grouping, int]:
-        highest = max((int(block.groups.max()) for block in blocks if len(block.groups)), default=0)
+        highest = max((int(np.max(block.groups)) for block in blocks if len(block.groups)), default=0)
         stored = self._database.all("SELECT max(id) FROM grp")[0][0]
         following = max(highest, stored if isinstance(stored, int) else 0) + 1
         if not blocks:
