@@ -97,7 +97,9 @@ def tests() -> Iterator[Check]:
     )
     for other in SUPPORTED:
         if other != version:
-            yield Check(f"unit-{other}", "full", "test", unit, other, ("tests/unit",))
+            # Plugins and roles meet each Python: its ends with the newest ansible-core, the others with the oldest.
+            skipped = ("--ignore=tests/unit/plugins", "--ignore=tests/unit/roles") if other in OLDEST_CORE[1:] else ()
+            yield Check(f"unit-{other}", "full", "test", (*unit, *skipped), other, ("tests/unit",))
     for oldest in OLDEST_CORE:
         name, paths = f"unit-core2.16-{oldest}", ("tests/unit/plugins", "tests/unit/roles")
         there = tuple(path for path in paths if (ROOT / path).is_dir())
