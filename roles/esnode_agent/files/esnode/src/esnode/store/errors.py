@@ -25,5 +25,9 @@ class TooMany(StoreError):
     """A selection has more samples than the caller allows."""
 
 
+class BadMatcher(StoreError):
+    """A matcher with an unknown operator or a regular expression that is not valid."""
+
+
 class Damaged(Exception):
     """Bytes that are not what was written."""

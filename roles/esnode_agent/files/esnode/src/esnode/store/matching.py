@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 
-from esnode.store.errors import StoreError
+from esnode.store.errors import BadMatcher
 from esnode.store.model import Matcher, SeriesId
+from esnode.store.regex import Regex, RegexError
 
 NAME = "__name__"
 Test = Callable[[str], bool]
@@ -53,11 +53,11 @@ def _test(matcher: Matcher) -> Test:
     if matcher.op == "!=":
         return lambda text: text != value
     if matcher.op not in ("=~", "!~"):
-        raise StoreError(f"{matcher.op!r} is no matcher: =, !=, =~ and !~ are")
+        raise BadMatcher(f"{matcher.op!r} is no matcher: =, !=, =~ and !~ are")
     try:
-        found = re.compile(value, re.DOTALL).fullmatch
-    except re.error as error:
-        raise StoreError(f"the regular expression {value!r} of label {matcher.label} is not valid: {error}") from error
+        found = Regex(value).fullmatch
+    except RegexError as error:
+        raise BadMatcher(f"the regular expression of label {matcher.label} is not valid: {error}") from error
     if matcher.op == "=~":
-        return lambda text: found(text) is not None
-    return lambda text: found(text) is None
+        return found
+    return lambda text: not found(text)
