@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esnode.store.errors import BadMatcher, NotWritten, StoreBusy, StoreError, TooMany, WrongKey
-from esnode.store.model import Lost, Matcher, Options, SeriesData, SeriesId, SeriesLike, Stats
+from esnode.store.model import FOREVER_MS, Lost, Matcher, Options, SeriesData, SeriesId, SeriesLike, Stats
 
 # numpy's linear algebra would start a thread for each of a node's 256 CPUs, and none of it is used here.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from esnode.store.store import ReadOnlyStore, Store
 
 __all__ = [
+    "FOREVER_MS",
     "BadMatcher",
     "Lost",
     "Matcher",
