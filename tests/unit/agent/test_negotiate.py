@@ -52,3 +52,21 @@ def test_format(accept: str | None, expected: str) -> None:
 )
 def test_encoding(header: str | None, expected: str) -> None:
     assert negotiate.encoding(header) == expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, "identity"),
+        ("gzip", "gzip"),
+        ("zstd", "zstd"),
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("gzip;q=1, zstd;q=0.5", "gzip"),
+        ("zstd;q=0, *", "gzip"),
+        ("*", "zstd"),
+        ("br", "identity"),
+        ("gzip;q=0", "identity"),
+    ],
+)
+def test_coding_of_an_export(accept: str | None, expected: str) -> None:
+    assert negotiate.coding(accept) == expected

@@ -28,6 +28,7 @@ from esnode.collect import Collector, Roots, Settings, deadline_s
 from esnode.config import RESTART_ONLY, Config
 from esnode.config_file import ConfigError, Loaded
 from esnode.scheduler import Scheduler
+from esnode.serve.history_routes import HistoryRoutes
 from esnode.serve.page import Page
 from esnode.serve.routes import Routes
 from esnode.serve.server import Server, listen
@@ -106,7 +107,9 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        server = Server(Routes(self._page, self.status, self._not_ready).application(), self._telemetry)
+        app = Routes(self._page, self.status, self._not_ready).application()
+        HistoryRoutes(lambda: self._history.store, lambda: self._history.trouble).add_to(app)
+        server = Server(app, self._telemetry)
         self._scheduler.start()
         self._history.start()
         await server.start(sockets, self._context)

@@ -1,11 +1,15 @@
 # Copyright: the esnode authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Content negotiation (RFC 9110, section 12.5) for the two formats and the two encodings of /metrics."""
+"""Content negotiation (RFC 9110, section 12.5): the formats and encodings of /metrics, the encodings of an export."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from esnode.expose import Format
 from esnode.serve.page import Encoding
+
+Coding = Literal["identity", "gzip", "zstd"]
 
 
 def _weights(header: str) -> list[tuple[str, dict[str, str], float]]:
@@ -38,3 +42,12 @@ def encoding(accept_encoding: str | None) -> Encoding:
     """gzip when the client takes it."""
     weights = {name: weight for name, _unused, weight in _weights(accept_encoding or "")}
     return "gzip" if weights.get("gzip", weights.get("*", 0.0)) > 0 else "identity"
+
+
+def coding(accept_encoding: str | None) -> Coding:
+    """zstd or gzip, whichever the client likes better, zstd when it does not mind."""
+    weights = {name: weight for name, _unused, weight in _weights(accept_encoding or "")}
+    gzip, zstd = (weights.get(name, weights.get("*", 0.0)) for name in ("gzip", "zstd"))
+    if zstd > 0 and zstd >= gzip:
+        return "zstd"
+    return "gzip" if gzip > 0 else "identity"

@@ -37,6 +37,10 @@ table {{ margin-bottom: 1.5rem }} td:nth-child(2) {{ white-space: nowrap }}
 <li><a href="/status">/status</a>: collectors, GPUs and last errors as JSON</li>
 <li><a href="/healthz">/healthz</a>: 200 while the agent lives</li>
 <li><a href="/readyz">/readyz</a>: 200 while the numbers are fresh</li>
+<li><a href="/tsdb/export?from=-5m&amp;step=1m">/tsdb/export</a>: the node's history, here the last five minutes</li>
+<li>/api/v1/read: the same for Prometheus' <code>remote_read</code></li>
+<li><a href="/api/v1/labels">/api/v1/labels</a>, /api/v1/series, /api/v1/label/NAME/values, /api/v1/query,
+/api/v1/query_range: names and plain selectors, as in Prometheus' API</li>
 </ul>
 <table><tr><th>collector</th><th>state</th><th>series</th><th>last error</th></tr>
 {collectors}

@@ -21,7 +21,7 @@ REQUEST_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 75.0
 """A connection between two requests is kept this long; more than Prometheus' longest usual interval."""
 WRITE_TIMEOUT_S = 30.0
-"""A client has this long to take an answer."""
+"""A client has this long to take an answer; streaming.py has the limit of one that comes in parts."""
 DRAIN_S = 0.3
 """At the stop a connection that was just accepted has this long to send its request, a TLS handshake included."""
 MAX_HEADER_BYTES = 8190
@@ -135,6 +135,7 @@ class Server:
             return web.Response(status=499)
         self._connections.begin(transport)
         code = 500
+        response: web.StreamResponse = web.Response(status=499)
         try:
             response = await handler(request)
             # Written here and not after the handler, so that a client that does not read is given up on

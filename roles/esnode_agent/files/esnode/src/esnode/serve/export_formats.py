@@ -1,0 +1,131 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Samples of the store as JSON lines and as OpenMetrics, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+
+from esnode import catalogue
+from esnode.catalogue import escape_help, escape_label
+from esnode.expose import format_value
+from esnode.serve.thinning import is_stale, last_of_each_step
+from esnode.store import Matcher, SeriesData, SeriesId
+from esnode.store.codec import Floats, Ints
+from esnode.store.matching import NAME
+from esnode.store.selecting import Selecting
+
+_SLICE = 10_000  # samples on a line, or at a time
+
+
+def json_lines(pieces: Iterable[SeriesData]) -> Iterator[bytes]:
+    """One object a line as VictoriaMetrics' /api/v1/import takes it.
+
+    Values that JSON has no number for are on lines of their own, NaN as null and the infinities as strings: versions of
+    VictoriaMetrics that do not take them skip a whole line.
+    """
+    for piece in pieces:
+        metric = msgspec.json.encode({NAME: piece.series.name, **piece.series.labels})
+        finite = np.isfinite(piece.values)
+        if finite.all():
+            parts = [(piece.times, piece.values)]
+        else:
+            parts = [(piece.times[mask], piece.values[mask]) for mask in (finite, ~finite) if mask.any()]
+        for times, values in parts:
+            for at in range(0, len(times), _SLICE):
+                yield _line(metric, times[at : at + _SLICE], values[at : at + _SLICE])
+
+
+def _line(metric: bytes, times: Ints, values: Floats) -> bytes:
+    numbers: list[float | str | None] = values.tolist()
+    infinite = np.isinf(values)
+    if infinite.any():
+        for place in np.flatnonzero(infinite).tolist():
+            numbers[place] = "Infinity" if values[place] > 0 else "-Infinity"
+    return b"".join(
+        (
+            b'{"metric":',
+            metric,
+            b',"values":',
+            msgspec.json.encode(numbers),
+            b',"timestamps":',
+            msgspec.json.encode(times.tolist()),
+            b"}\n",
+        )
+    )
+
+
+def open_metrics(
+    store: Selecting, series: Sequence[SeriesId], from_ms: int, to_ms: int, step_ms: int | None
+) -> Iterator[bytes]:
+    """OpenMetrics with timestamps: families together, samples of a series in order, `# EOF`.
+
+    Each series is read by itself, so memory is that of one. Staleness markers are left out, since the text has no
+    spelling for them, and of samples with the same time the last one counts.
+    """
+    family = None
+    for one in series:
+        lines = (
+            line
+            for piece in _of(store, one, from_ms, to_ms, step_ms)
+            for at in range(0, len(piece.times), _SLICE)
+            if (line := _text(one, piece.times[at : at + _SLICE], piece.values[at : at + _SLICE]))
+        )
+        for line in lines:
+            if one.name != family:
+                family = one.name
+                yield _header(family)
+            yield line
+    yield b"# EOF\n"
+
+
+def _of(store: Selecting, series: SeriesId, from_ms: int, to_ms: int, step_ms: int | None) -> Iterator[SeriesData]:
+    matchers = [Matcher(NAME, "=", series.name), *(Matcher(label, "=", value) for label, value in series.pairs)]
+    found = (piece for piece in store.export(matchers, from_ms, to_ms) if piece.series == series)
+    pieces = list(last_of_each_step(found, step_ms) if step_ms else found)
+    if not pieces:
+        return
+    times = np.concatenate([piece.times for piece in pieces])
+    values = np.concatenate([piece.values for piece in pieces])
+    if not (times[1:] > times[:-1]).all():  # the clock was set back
+        order = np.argsort(times, kind="stable")
+        times, values = times[order], values[order]
+        last = np.append(times[1:] != times[:-1], True)
+        times, values = times[last], values[last]
+    yield SeriesData(series, times, values)
+
+
+def _header(name: str) -> bytes:
+    known = catalogue.FAMILIES.get(name)
+    # The parts of a histogram are families of their own here: each is written by itself.
+    kind = known.kind if known is not None and known.kind in ("gauge", "counter") else "unknown"
+    if kind == "counter":
+        # A counter's samples end in _total, its family does not.
+        kind, shown = ("counter", name.removesuffix("_total")) if name.endswith("_total") else ("unknown", name)
+    else:
+        shown = name
+    text = f"# HELP {shown} {escape_help(known.help)}\n" if known is not None else ""
+    return f"{text}# TYPE {shown} {kind}\n".encode()
+
+
+def _text(series: SeriesId, times: Ints, values: Floats) -> bytes:
+    kept = ~is_stale(values)
+    if not kept.all():
+        times, values = times[kept], values[kept]
+    pairs = ",".join(f'{label}="{escape_label(value)}"' for label, value in series.pairs)
+    head = f"{series.name}{{{pairs}}} " if pairs else f"{series.name} "
+    # Readers multiply seconds by 1000 and cut: a half microsecond more keeps those whole that would lose one.
+    cut = np.trunc(times / 1000 * 1000).astype(np.int64) != times
+    texts = map(repr, values.tolist()) if np.isfinite(values).all() else map(format_value, values.tolist())
+    return "".join(
+        f"{head}{text} {_seconds(time)}{'0005' if short else ''}\n"
+        for text, time, short in zip(texts, times.tolist(), cut.tolist(), strict=True)
+    ).encode()
+
+
+def _seconds(time_ms: int) -> str:
+    sign, whole = ("-", -time_ms) if time_ms < 0 else ("", time_ms)
+    return f"{sign}{whole // 1000}.{whole % 1000:03d}"

@@ -1,0 +1,126 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prometheus' remote read: a snappy-packed ReadRequest in, a ReadResponse with samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cramjam
+
+from esnode import wire
+from esnode.store import FOREVER_MS, Matcher, TooMany
+from esnode.store.matching import NAME, Selector
+from esnode.store.selecting import Selecting
+
+MOST_SAMPLES = 2_000_000
+"""In one answer, which is built whole in memory: 36 MB of protobuf."""
+_MOST_REQUEST_BYTES = 1024 * 1024
+_OPERATORS = {0: "=", 1: "!=", 2: "=~", 3: "!~"}
+_SAMPLES = 0
+
+
+class BadRequest(Exception):
+    """The request can't be answered; the text says why."""
+
+
+@dataclass(slots=True)
+class Query:
+    """One query of a request; both times in ms and included."""
+
+    from_ms: int = 0
+    to_ms: int = 0
+    matchers: list[Matcher] = field(default_factory=list)
+
+
+def read_request(body: bytes) -> list[Query]:
+    """Unpack a request. BadRequest when it is none, or when it takes only answers that are not given here."""
+    try:
+        if _announced(body) > _MOST_REQUEST_BYTES:
+            raise BadRequest(f"a request of {_announced(body)} bytes is too large: at most {_MOST_REQUEST_BYTES}")
+        message = bytes(cramjam.snappy.decompress_raw(body))
+    except cramjam.DecompressionError as error:
+        raise BadRequest("the body is not packed with snappy, as remote read wants it") from error
+    try:
+        queries, accepted = _queries(message)
+    except wire.Malformed as error:
+        raise BadRequest(f"the body is no ReadRequest: {error}") from error
+    if accepted and _SAMPLES not in accepted:
+        raise BadRequest("only the response type SAMPLES is given here, and the request does not accept it")
+    for query in queries:
+        Selector(query.matchers)
+    return queries
+
+
+def _announced(body: bytes) -> int:
+    """The size before packing, which a raw snappy block begins with."""
+    size = 0
+    for place, byte in enumerate(body[:5]):
+        size |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            break
+    return size
+
+
+def _queries(message: bytes) -> tuple[list[Query], set[int]]:
+    queries: list[Query] = []
+    accepted: set[int] = set()
+    for number, content in wire.fields(message):
+        if number == 1:
+            queries.append(_query(wire.message(content)))
+        elif number == 2:  # an enum, repeated: packed or not
+            if isinstance(content, int):
+                accepted.add(content)
+            else:
+                accepted.update(content)  # the numbers are below 128, so each is one byte
+    return queries, accepted
+
+
+def _query(message: bytes) -> Query:
+    query = Query()
+    for number, content in wire.fields(message):
+        if number == 1:
+            query.from_ms = max(wire.signed(content), -FOREVER_MS)
+        elif number == 2:
+            query.to_ms = min(wire.signed(content), FOREVER_MS)
+        elif number == 3:
+            query.matchers.append(_matcher(wire.message(content)))
+    return query
+
+
+def _matcher(message: bytes) -> Matcher:
+    kind, name, value = 0, "", ""
+    for number, content in wire.fields(message):
+        if number == 1:
+            kind = wire.signed(content)
+        elif number == 2:
+            name = wire.string(content)
+        elif number == 3:
+            value = wire.string(content)
+    if kind not in _OPERATORS:
+        raise wire.Malformed(f"a matcher has the unknown type {kind}")
+    return Matcher(name, _OPERATORS[kind], value)  # type: ignore[arg-type]
+
+
+def response(store: Selecting, queries: Sequence[Query]) -> bytes:
+    """The packed answer. TooMany: it would have more than MOST_SAMPLES."""
+    left = MOST_SAMPLES
+    results = bytearray()
+    for query in queries:
+        result = bytearray()
+        try:
+            found = store.select(query.matchers, query.from_ms, query.to_ms, most_samples=left)
+        except TooMany as error:
+            raise TooMany(
+                f"the query needs more than {MOST_SAMPLES} samples of this node: "
+                "ask for fewer series or a shorter time, or take /tsdb/export"
+            ) from error
+        found.reverse()
+        while found:  # each series goes as soon as it is written
+            data = found.pop()
+            left -= len(data.times)
+            pairs = sorted([(NAME, data.series.name), *data.series.pairs])
+            result += wire.payload(1, wire.labels(1, pairs) + wire.samples(2, data.times, data.values))
+        results += wire.payload(1, bytes(result))
+    return bytes(cramjam.snappy.compress_raw(results))

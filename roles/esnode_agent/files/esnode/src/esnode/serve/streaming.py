@@ -1,0 +1,123 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Long answers: made step by step on a thread of their own, as fast as the client takes them and no faster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from esnode.serve.negotiate import Coding
+
+SILENCE_S = 30.0
+"""A client that takes nothing for so long is given up on; a slow one may take as long as it likes."""
+_CHUNK_BYTES = 64 * 1024
+_END = b""
+
+T = TypeVar("T")
+log = logging.getLogger("esnode.serve")
+
+
+class _Packer(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+class Unwanted(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Aside:
+    """A thread for one request: calls run on it one after the other, off the event loop."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "history-request")
+        self._left = False
+
+    async def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a function there and wait for what it returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    def while_wanted(self, parts: Iterable[T]) -> Iterator[T]:
+        """Give the parts, and end it with Unwanted once nobody waits for what is made of them."""
+        for part in parts:
+            if self._left:
+                raise Unwanted
+            yield part
+
+    def leave(self, last: Callable[[], object] | None = None) -> None:
+        """End the thread after what it is doing; `last` is run on it then. Waits for nothing."""
+        self._left = True
+        if last is not None:
+            self._pool.submit(last)
+        self._pool.shutdown(wait=False)
+
+
+def packed(parts: Iterable[bytes], coding: Coding) -> Iterator[bytes]:
+    """Gather small parts into chunks and compress them."""
+    if coding == "identity":
+        yield from _gathered(parts)
+        return
+    if coding == "gzip":
+        packer: _Packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    else:
+        import zstandard
+
+        packer = zstandard.ZstdCompressor(level=3).compressobj()
+    yield from _gathered(chunk for part in _gathered(parts) if (chunk := packer.compress(part)))
+    yield packer.flush()
+
+
+def _gathered(parts: Iterable[bytes]) -> Iterator[bytes]:
+    held: list[bytes] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        if size >= _CHUNK_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+async def answer(
+    request: web.Request, aside: Aside, begin: Callable[[], Iterator[bytes]], headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Answer with what `begin` gives, chunk by chunk; what it raises before the first one is the caller's to answer.
+
+    When it fails later or the client has gone or is silent, the connection is cut: a part must not look like the whole.
+    """
+    response = web.StreamResponse(headers=headers)
+    chunks: Iterator[bytes] | None = None
+    whole = False
+    try:
+        chunks = await aside.call(begin)
+        chunk = await aside.call(next, chunks, _END)
+        await response.prepare(request)
+        while chunk:
+            await asyncio.wait_for(_write(response, chunk), SILENCE_S)
+            chunk = await aside.call(next, chunks, _END)
+        await asyncio.wait_for(response.write_eof(), SILENCE_S)
+        whole = True
+    except Exception as error:
+        if not response.prepared or isinstance(error, (OSError, asyncio.TimeoutError)):
+            raise
+        log.warning("%s: the answer was cut off: %s: %s", request.path, type(error).__name__, error)
+        raise ConnectionResetError from error
+    finally:
+        if response.prepared and not whole and request.transport is not None:
+            request.transport.abort()
+        aside.leave(getattr(chunks, "close", None))
+    return response
+
+
+async def _write(response: web.StreamResponse, chunk: bytes) -> None:
+    for at in range(0, len(chunk), _CHUNK_BYTES):
+        await response.write(chunk[at : at + _CHUNK_BYTES])

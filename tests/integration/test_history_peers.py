@@ -1,0 +1,230 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tools that we did not write read the node's history: Prometheus by remote read and by backfill, VictoriaMetrics."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cramjam
+import pytest
+from agent_process import free_port
+from esnode import wire
+from esnode.store import SeriesId
+from history_data import STALE, STEP_MS, History, history_agent
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
+    with history_agent(tmp_path_factory.mktemp("history")) as agent:
+        yield agent
+
+
+def ask(url: str, **parameters: Any) -> Any:
+    with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(parameters, doseq=True)}", timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+@contextmanager
+def server(folder: Path, ready: str, *command: str) -> Iterator[None]:
+    """A peer that answers at `ready`, until the block ends."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    with (folder / "peer.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 40
+        while True:
+            try:
+                urllib.request.urlopen(ready, timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < until, (folder / "peer.log").read_text()
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def prometheus(folder: Path, config: str) -> Iterator[str]:
+    port = free_port()
+    (folder / "prometheus.yml").write_text(config)
+    url = f"http://127.0.0.1:{port}"
+    with server(
+        folder,
+        f"{url}/-/ready",
+        "prometheus",
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--storage.tsdb.retention.time=10y",
+    ):
+        yield url
+
+
+def in_range(url: str, history: History, query: str) -> dict[tuple[tuple[str, str], ...], dict[int, float]]:
+    answer = ask(
+        f"{url}/api/v1/query_range", query=query, start=history.start_ms / 1000, end=history.end_ms / 1000, step="60s"
+    )
+    assert not answer.get("warnings"), answer["warnings"]
+    return {
+        tuple(sorted(one["metric"].items())): {round(t * 1000): float(v) for t, v in one["values"]}
+        for one in answer["data"]["result"]
+    }
+
+
+def test_a_real_prometheus_runs_promql_over_the_history(history: History, tmp_path: Path) -> None:
+    with prometheus(tmp_path, f"remote_read:\n  - url: {history.url}/api/v1/read\n    read_recent: true\n") as url:
+        power = in_range(url, history, "max_over_time(esnode_gpu_power_watts[5m])")
+        assert len(power) == 4
+        series = SeriesId.of("esnode_gpu_power_watts", {"gpu": "1", "uuid": "GPU-0001"})
+        times, values = history.expected[series]
+        for moment, value in power[tuple(sorted(series.pairs))].items():
+            within = [v for t, v in zip(times, values, strict=True) if moment - 300_000 <= t <= moment]
+            assert value == max(within)
+        # Each CPU counts (n + 1) quarters every 15 s.
+        rates = in_range(url, history, "sum by (mode) (rate(esnode_cpu_seconds_total[2m]))")
+        expected = {"idle": sum(n + 1 for n in (0, 2, 4, 6)) / 60, "user": sum(n + 1 for n in (1, 3, 5, 7)) / 60}
+        for mode, rate in expected.items():
+            found = rates[(("mode", mode),)]
+            assert len(found) > 100 and all(math.isclose(value, rate) for value in list(found.values())[3:])
+        # The marker ended this one.
+        gone = in_range(url, history, 'esnode_gpu_power_watts{gpu="3"}')
+        ((_, samples),) = gone.items()
+        assert max(samples) < times[len(times) // 2]
+        # Every expression that a matcher can be.
+        names = in_range(url, history, '{__name__=~"esnode_gpu.*|texts", gpu!="0", gpu!~"1|2"}')
+        assert sorted(dict(one)["__name__"] for one in names) == ["esnode_gpu_power_watts", "texts"]
+
+
+def test_promtool_makes_blocks_that_prometheus_serves_to_the_last_bit(history: History, tmp_path: Path) -> None:
+    text = tmp_path / "history.om"
+    text.write_bytes(history.get(f"/tsdb/export?{history.span()}&format=openmetrics")[2])
+    command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(tmp_path / "data")]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert made.returncode == 0, made.stderr
+    with prometheus(tmp_path, "global: {}\n") as url:
+        for series, (times, values) in history.expected.items():
+            answer = ask(
+                f"{url}/api/v1/query",
+                query=_selector(series) + f"[{(times[-1] - times[0]) // 1000 + 60}s]",
+                time=times[-1] / 1000 + 1,
+            )
+            (one,) = answer["data"]["result"]
+            wanted = [(t, v) for t, v in zip(times, values, strict=True) if not _is_stale(v)]
+            assert [round(t * 1000) for t, _ in one["values"]] == [t for t, _ in wanted]
+            for (_, got), (_, value) in zip(one["values"], wanted, strict=True):
+                assert float(got) == value or (math.isnan(float(got)) and math.isnan(value))
+
+
+def _selector(series: SeriesId) -> str:
+    return series.name + "{" + ",".join(f"{label}={json.dumps(value)}" for label, value in series.pairs) + "}"
+
+
+def _is_stale(value: float) -> bool:
+    return struct.pack("<d", value) == struct.pack("<d", STALE)
+
+
+def test_victoria_metrics_imports_the_export_and_exports_it_again(history: History, tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    lines = history.get(f"/tsdb/export?{history.span()}&match[]=esnode_gpu_power_watts&match[]=texts")[2]
+    arguments = (f"-storageDataPath={tmp_path}/data", f"-httpListenAddr=127.0.0.1:{port}", "-search.latencyOffset=0s")
+    with server(tmp_path, f"{url}/health", "victoria-metrics", *arguments, "-retentionPeriod=10y"):
+        with urllib.request.urlopen(f"{url}/api/v1/import", lines, timeout=20) as answer:
+            assert answer.status == 204
+        urllib.request.urlopen(f"{url}/internal/force_flush", timeout=20).close()
+        wanted = {
+            series: [(t, v) for t, v in zip(*samples, strict=True) if math.isfinite(v)]
+            for series, samples in history.expected.items()
+            if series.name in ("esnode_gpu_power_watts", "texts")
+        }
+        found: dict[SeriesId, list[tuple[int, float]]] = {}
+        until = time.monotonic() + 30
+        while sum(map(len, found.values())) < sum(map(len, wanted.values())):
+            assert time.monotonic() < until, (tmp_path / "peer.log").read_text()
+            time.sleep(0.3)
+            query = urllib.parse.urlencode({"match[]": '{__name__!=""}'})
+            with urllib.request.urlopen(f"{url}/api/v1/export?{query}", timeout=20) as answer:
+                found = {}
+                for line in answer:
+                    one = json.loads(line)
+                    series = SeriesId.of(one["metric"].pop("__name__"), one["metric"])
+                    found.setdefault(series, []).extend(zip(one["timestamps"], one["values"], strict=True))
+        assert found.keys() == wanted.keys()
+        for series, samples in wanted.items():
+            # VictoriaMetrics keeps some 15 digits.
+            assert [t for t, _ in found[series]] == [t for t, _ in samples]
+            assert [v for _, v in sorted(found[series])] == pytest.approx([v for _, v in samples], rel=1e-13)
+
+
+# Remote read as Prometheus itself would not ask.
+
+
+def read(history: History, body: bytes) -> tuple[int, bytes]:
+    headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
+    request = urllib.request.Request(f"{history.url}/api/v1/read", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read()
+
+
+def packed(message: bytes) -> bytes:
+    return bytes(cramjam.snappy.compress_raw(message))
+
+
+def query(from_ms: int, to_ms: int, *matchers: tuple[int, str, str]) -> bytes:
+    body = wire.integer(1, from_ms) + wire.integer(2, to_ms)
+    for kind, name, value in matchers:
+        body += wire.payload(3, wire.integer(1, kind) + wire.text(2, name) + wire.text(3, value))
+    return wire.payload(1, body)
+
+
+def test_both_ends_of_a_span_are_included_and_labels_are_sorted(history: History) -> None:
+    first, last = history.start_ms + STEP_MS, history.start_ms + 3 * STEP_MS
+    wanted = query(first, last, (2, "__name__", "esnode_gpu_.*"), (0, "gpu", "2"))
+    nothing = query(first, last, (0, "__name__", "none"))
+    status, body = read(history, packed(wanted + nothing))
+    assert status == 200
+    results = [wire.message(content) for _, content in wire.fields(bytes(cramjam.snappy.decompress_raw(body)))]
+    assert len(results) == 2 and results[1] == b""
+    ((_, series),) = wire.fields(results[0])
+    fields = list(wire.fields(wire.message(series)))
+    labels = [[wire.string(v) for _, v in wire.fields(wire.message(content))] for n, content in fields if n == 1]
+    assert labels == [["__name__", "esnode_gpu_power_watts"], ["gpu", "2"], ["uuid", "GPU-0002"]]
+    stamps = [wire.signed(dict(wire.fields(wire.message(content)))[2]) for n, content in fields if n == 2]
+    assert stamps == [first, first + STEP_MS, last]
+
+
+def test_what_is_no_request_is_refused(history: History) -> None:
+    streamed_only = query(0, 1, (0, "a", "b")) + wire.integer(2, 1)
+    for body, words in (
+        (b"", b"snappy"),
+        (b"not snappy", b"snappy"),
+        (packed(b"\x0a\xff"), b"no ReadRequest"),
+        (packed(query(0, 1, (9, "a", "b"))), b"unknown type 9"),
+        (packed(query(0, 1, (2, "a", "(b"))), b"a ) is missing"),
+        (packed(streamed_only), b"SAMPLES"),
+        (b"\xff\xff\xff\xff\x0f" + b"a" * 100, b"too large"),
+    ):
+        status, answer = read(history, body)
+        assert status == 400 and words in answer, (body, answer)
+    # Packed or not, as a list of enums may be written; the later of the two kinds is what Prometheus sends.
+    for accepted in (wire.integer(2, 1) + wire.integer(2, 0), wire.payload(2, b"\x01\x00")):
+        assert read(history, packed(query(0, 1, (0, "a", "b")) + accepted))[0] == 200

@@ -1,0 +1,289 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Readers of the history take their turn, and none of them keeps /metrics waiting or a thread working for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import zstandard
+from aiohttp import web
+from esnode import sample_stream, store
+from esnode.serve import history_routes, streaming
+from esnode.serve.history_routes import HistoryRoutes
+from esnode.serve.server import Server
+from esnode.store import SeriesData, SeriesId
+from esnode.store.selecting import Selecting
+from esnode.telemetry import Telemetry
+
+START_MS = 1_700_000_000_000
+
+
+class Endless(Selecting):
+    """A store that never comes to the end of an export."""
+
+    def __init__(self) -> None:
+        self.running = self.given = 0
+
+    def export(self, *_: object) -> Iterator[SeriesData]:
+        self.running += 1
+        try:
+            while True:
+                self.given += 1
+                times = np.arange(1000) + START_MS
+                yield SeriesData(SeriesId.of("endless", {}), times, times / 7)
+        finally:
+            self.running -= 1
+
+
+class Broken(Selecting):
+    """A store that fails, at once or after some pieces."""
+
+    def __init__(self, pieces: int) -> None:
+        self._pieces = pieces
+
+    def export(self, *_: object) -> Iterator[SeriesData]:
+        for _unused in range(self._pieces):
+            times = np.arange(1000) + START_MS
+            yield SeriesData(SeriesId.of("broken", {}), times, times / 7)
+        raise store.StoreError("the disk has gone")
+
+
+class Client:
+    def __init__(self, port: int, session: aiohttp.ClientSession) -> None:
+        self.port, self.session = port, session
+
+    async def get(self, path: str, **headers: str) -> tuple[int, Any, bytes]:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.get(
+            url, headers={"Accept-Encoding": "identity", **headers}, auto_decompress=False
+        ) as answer:
+            return answer.status, answer.headers, await answer.read()
+
+    def deaf(self, path: str) -> socket.socket:
+        """A client that asks and reads nothing."""
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.connect(("127.0.0.1", self.port))
+        one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return one
+
+
+def serving(source: Selecting | None, test: Callable[[Client], Awaitable[None]], trouble: str | None = None) -> None:
+    """Run a test against a server over a store."""
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(text="up 1\n")
+
+    async def run() -> None:
+        app = web.Application(client_max_size=64 * 1024)
+        app.router.add_get("/metrics", metrics)
+        HistoryRoutes(lambda: source, lambda: trouble).add_to(app)
+        server = Server(app, Telemetry())
+        listening = socket.create_server(("127.0.0.1", 0))
+        await server.start([listening], None)
+        try:
+            async with aiohttp.ClientSession() as session:
+                await asyncio.wait_for(test(Client(listening.getsockname()[1], session)), 60)
+        finally:
+            await server.stop()
+
+    asyncio.run(run())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Iterator[store.store.Store]:
+    with store.open(tmp_path / "store", store.Options(wall=lambda: START_MS / 1000)) as one:
+        for tick in range(100):
+            row = {SeriesId.of("a", {"n": str(n)}): float(tick * n) for n in range(20)}
+            one.append(START_MS + tick * 1000, row)
+            if tick == 50:
+                one.seal()
+        yield one
+
+
+EXPORT = "/tsdb/export?from=0"
+PATHS = (EXPORT, "/api/v1/series?match[]=a", "/api/v1/labels", "/api/v1/label/n/values", "/api/v1/query?query=a",
+         "/api/v1/query_range?query=a&start=0&end=1&step=1")  # fmt: skip
+
+
+def test_without_a_store_each_path_says_why() -> None:
+    async def test(client: Client) -> None:
+        for path in PATHS:
+            status, headers, body = await client.get(path)
+            assert status == 503 and b"tsdb.enable_local_tsdb is false" in body and headers["Retry-After"]
+            if path.startswith("/api"):
+                assert json.loads(body)["errorType"] == "unavailable"
+        async with client.session.post(f"http://127.0.0.1:{client.port}/api/v1/read", data=b"") as answer:
+            assert answer.status == 503
+
+    serving(None, test, "tsdb.enable_local_tsdb is false in the configuration")
+
+
+def test_metrics_answer_while_exports_stand_still_and_a_further_one_is_sent_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history_routes, "_PATIENCE_S", 0.2)
+    source = Endless()
+
+    async def test(client: Client) -> None:
+        deaf = [client.deaf(EXPORT) for _ in range(history_routes.MOST_EXPORTS)]
+        await until(lambda: source.running == len(deaf))
+        for _ in range(20):
+            assert (await client.get("/metrics"))[0] == 200
+        status, headers, body = await client.get(EXPORT)
+        assert status == 503 and headers["Retry-After"] and b"ask again" in body
+        # Nothing is made ahead of what the client takes.
+        await asyncio.sleep(0.3)
+        given = source.given
+        await asyncio.sleep(0.3)
+        assert source.given == given
+        # A client that has gone ends its export, and its place is free.
+        for one in deaf:
+            one.close()
+        await until(lambda: source.running == 0)
+        await until(lambda: not any("history-request" in one.name for one in threading.enumerate()))
+        again = client.deaf(EXPORT)
+        await until(lambda: source.running == 1)
+        again.close()
+
+    serving(source, test)
+
+
+def test_a_silent_client_is_given_up_on_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "SILENCE_S", 1.0)
+    source = Endless()
+
+    async def test(client: Client) -> None:
+        slow, deaf = client.deaf(EXPORT), client.deaf(EXPORT)
+        slow.setblocking(False)
+        await until(lambda: source.running == 2)
+        began, taken = time.monotonic(), 0
+        while time.monotonic() - began < 3:
+            taken += len(await asyncio.get_running_loop().sock_recv(slow, 256 * 1024))
+            await asyncio.sleep(0.001)
+        assert taken and source.running == 1  # the deaf one is gone
+        slow.close()
+        deaf.close()
+        await until(lambda: source.running == 0)
+
+    serving(source, test)
+
+
+def test_an_answer_that_fails_in_the_middle_does_not_look_whole(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(client: Client) -> None:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await client.get(EXPORT)
+        assert "the answer was cut off: StoreError: the disk has gone" in caplog.text
+
+    serving(Broken(50), test)
+
+
+def test_a_store_that_fails_at_once_is_told() -> None:
+    async def test(client: Client) -> None:
+        for path in (EXPORT, "/api/v1/query?query=a"):
+            status, _, body = await client.get(path)
+            assert status == 503 and b"the disk has gone" in body
+
+    serving(Broken(0), test)
+
+
+def test_a_query_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_routes, "_QUERY_S", 0.3)
+    source = Endless()
+
+    async def test(client: Client) -> None:
+        status, _, body = await client.get("/api/v1/query?query=a")
+        assert status == 503 and b"longer than 0.3 s" in body
+        await until(lambda: source.running == 0)
+
+    serving(source, test)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "openmetrics", "native"])
+def test_each_coding_of_each_form_is_the_same_text(filled: store.store.Store, form: str) -> None:
+    async def test(client: Client) -> None:
+        path = f"{EXPORT}&format={form}"
+        _, headers, plain = await client.get(path)
+        assert "Content-Encoding" not in headers
+        _, headers, packed = await client.get(path, **{"Accept-Encoding": "gzip"})
+        assert headers["Content-Encoding"] == "gzip" and gzip.decompress(packed) == plain
+        _, headers, packed = await client.get(path, **{"Accept-Encoding": "zstd, gzip"})
+        assert headers["Content-Encoding"] == "zstd"
+        assert zstandard.ZstdDecompressor().decompressobj().decompress(packed) == plain
+        if form == "native":
+            samples = sum(len(piece.times) for piece in sample_stream.decode([plain]))
+        else:
+            samples = len(json_samples(plain)) if form == "jsonl" else plain.count(b"\na{")
+        assert samples == 2000
+
+    serving(filled, test)
+
+
+def json_samples(body: bytes) -> list[tuple[str, int, float]]:
+    lines = [json.loads(line) for line in body.splitlines()]
+    return [
+        (line["metric"].get("n", ""), time_ms, value)
+        for line in lines
+        for time_ms, value in zip(line["timestamps"], line["values"], strict=True)
+    ]
+
+
+def test_several_selectors_are_a_union_and_no_sample_comes_twice(filled: store.store.Store) -> None:
+    async def test(client: Client) -> None:
+        query = "match[]=" + "&match[]=".join(('a{n=~"1|2"}', 'a{n=~"2|3"}', "{n='3'}"))
+        found = json_samples((await client.get(f"{EXPORT}&{query}"))[2])
+        assert sorted({n for n, _, _ in found}) == ["1", "2", "3"] and len(found) == len(set(found)) == 300
+
+    serving(filled, test)
+
+
+def test_a_step_leaves_the_last_sample_of_each(filled: store.store.Store) -> None:
+    async def test(client: Client) -> None:
+        for form in ("jsonl", "openmetrics"):
+            body = (await client.get(f"{EXPORT}&step=30s&format={form}&match[]=a{{n='1'}}"))[2]
+            if form == "jsonl":
+                stamps = [time_ms - START_MS for _, time_ms, _ in json_samples(body)]
+            else:
+                stamps = [
+                    round(float(line.split()[-1]) * 1000) - START_MS for line in body.splitlines() if line[:1] == b"a"
+                ]
+            # 1,700,000,000 s are 20 s past a whole 30 s; the last of the steps is not full.
+            assert stamps == [10_000, 40_000, 70_000, 99_000]
+
+    serving(filled, test)
+
+
+def test_a_misspelt_parameter_exports_nothing(filled: store.store.Store) -> None:
+    async def test(client: Client) -> None:
+        for query, words in (
+            ("form=native", b"no parameter of an export"),
+            ("format=csv", b"none of jsonl"),
+            ("from=now&from=-1h", b"more than once"),
+            ("from=now&to=-1h", b"later than"),
+            ("from=yesterday", b"from: 'yesterday' is no time"),
+            ("step=often", b"step: 'often' is no duration"),
+            ("match[]=a{", b"match[]': 'a{': at its end"),
+        ):
+            status, _, body = await client.get(f"/tsdb/export?{query}")
+            assert status == 400 and words in body, body
+
+    serving(filled, test)
