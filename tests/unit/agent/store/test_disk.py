@@ -175,3 +175,16 @@ def test_a_read_only_disk_can_be_read_but_not_opened_for_writing(ext4: Path, ope
     with store.open_for_reading(ext4 / "store") as reading:
         assert len(reading.select()) == 5
     subprocess.run(["mount", "-o", "remount,rw", ext4], check=True)
+
+
+def test_rows_that_are_sealed_before_they_come_into_the_log_wait_no_longer(opened: Opener) -> None:
+    """Else what waits would only ever grow, until nothing more is taken."""
+    with opened(unwritten_bytes=8 * 8 * 10, flush_s=3600.0) as one:
+        expected = Expected()
+        for tick in range(200):
+            expected.add(START_MS + tick, row(8, tick))
+            one.append(START_MS + tick, row(8, tick))
+            if tick % 10 == 9:
+                one.seal()
+        assert one.stats().lost.rows == 0
+        expected.check(one.select())

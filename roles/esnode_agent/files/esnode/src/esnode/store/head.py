@@ -84,6 +84,8 @@ class Head:
         """Forget an epoch whose block is on the disk."""
         with self.lock:
             self._epochs.remove(epoch)
+            # What was sealed before it came into the log is durable now, too.
+            self._unwritten -= sum((part.rows - part.written) * len(part.layout.ids) for part in epoch.segments)
             self.version += 1
 
     def blocks_changed(self) -> None:
