@@ -71,6 +71,10 @@ class Client:
         ) as answer:
             return answer.status, answer.headers, await answer.read()
 
+    async def post(self, path: str, body: bytes) -> int:
+        async with self.session.post(f"http://127.0.0.1:{self.port}{path}", data=body) as answer:
+            return answer.status
+
     def deaf(self, path: str) -> socket.socket:
         """A client that asks and reads nothing."""
         one = socket.socket()
@@ -132,8 +136,7 @@ def test_without_a_store_each_path_says_why() -> None:
             assert status == 503 and b"tsdb.enable_local_tsdb is false" in body and headers["Retry-After"]
             if path.startswith("/api"):
                 assert json.loads(body)["errorType"] == "unavailable"
-        async with client.session.post(f"http://127.0.0.1:{client.port}/api/v1/read", data=b"") as answer:
-            assert answer.status == 503
+        assert await client.post("/api/v1/read", b"") == 503
 
     serving(None, test, "tsdb.enable_local_tsdb is false in the configuration")
 
@@ -218,6 +221,21 @@ def test_a_query_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -
     serving(source, test)
 
 
+def test_nothing_is_worked_out_for_a_client_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_LOOK_S", 0.1)
+    source = Endless()
+
+    async def test(client: Client) -> None:
+        # Neither of them gives a first byte.
+        gone = [client.deaf("/api/v1/query?query=a"), client.deaf(f"{EXPORT}&step=1h")]
+        await until(lambda: source.running == 2)
+        for one in gone:
+            one.close()
+        await until(lambda: source.running == 0)
+
+    serving(source, test)
+
+
 @pytest.mark.parametrize("form", ["jsonl", "openmetrics", "native"])
 def test_each_coding_of_each_form_is_the_same_text(filled: store.store.Store, form: str) -> None:
     async def test(client: Client) -> None:
@@ -285,5 +303,15 @@ def test_a_misspelt_parameter_exports_nothing(filled: store.store.Store) -> None
         ):
             status, _, body = await client.get(f"/tsdb/export?{query}")
             assert status == 400 and words in body, body
+
+    serving(filled, test)
+
+
+def test_bodies_that_are_too_large_or_odd_are_refused(filled: store.store.Store) -> None:
+    async def test(client: Client) -> None:
+        assert await client.post("/api/v1/read", b"a" * 100_000) == 400
+        assert await client.post("/api/v1/query", b"query=" + b"a" * 100_000) == 400
+        assert await client.post("/api/v1/query", b"query=\xff\xfe") == 422
+        assert await client.post("/api/v1/query", b"query=a") == 200
 
     serving(filled, test)

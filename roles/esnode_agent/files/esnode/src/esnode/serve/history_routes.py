@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
@@ -179,8 +179,7 @@ class HistoryRoutes:
             store = self._store_now()
             given: MultiDict[str] = MultiDict(request.query)
             if request.method == "POST":
-                await _body(request)
-                given.extend((name, value) for name, value in (await request.post()).items() if isinstance(value, str))
+                given.extend(parse_qsl((await _body(request)).decode("utf-8", "replace"), keep_blank_values=True))
             coding = negotiate.encoding(request.headers.get("Accept-Encoding"))
             headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding"}
             if coding == "gzip":
@@ -229,6 +228,8 @@ async def _answer(
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """Turn what can be wrong with a request or the store into Refused."""
+    import sqlite3
+
     from esnode.serve import export_parquet, export_request, prometheus_api, remote_read
 
     try:

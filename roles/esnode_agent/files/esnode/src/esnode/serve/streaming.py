@@ -18,6 +18,7 @@ from esnode.serve.negotiate import Coding
 SILENCE_S = 30.0
 """A client that takes nothing for so long is given up on; a slow one may take as long as it likes."""
 _CHUNK_BYTES = 64 * 1024
+_LOOK_S = 1.0  # between two looks whether the client is still there
 _END = b""
 
 T = TypeVar("T")
@@ -40,16 +41,26 @@ class Aside:
         self._pool = ThreadPoolExecutor(1, "history-request")
         self._left = False
 
-    async def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run a function there and wait for what it returns."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+    async def call(self, request: web.Request, function: Callable[..., T], *arguments: object) -> T:
+        """Run a function there and wait for what it returns; ConnectionResetError when the client does not wait."""
+        running = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        # Whatever comes of it after nobody waits any more is nobody's business.
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        while not (await asyncio.wait((running,), timeout=_LOOK_S))[0]:
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError
+        return running.result()
 
     def while_wanted(self, parts: Iterable[T]) -> Iterator[T]:
         """Give the parts, and end it with Unwanted once nobody waits for what is made of them."""
-        for part in parts:
-            if self._left:
-                raise Unwanted
-            yield part
+        try:
+            for part in parts:
+                if self._left:
+                    raise Unwanted
+                yield part
+        finally:
+            # Now, and not when the error is forgotten: it holds a connection to the database.
+            getattr(parts, "close", _nothing)()
 
     def leave(self, last: Callable[[], object] | None = None) -> None:
         """End the thread after what it is doing; `last` is run on it then. Waits for nothing."""
@@ -98,12 +109,12 @@ async def answer(
     chunks: Iterator[bytes] | None = None
     whole = False
     try:
-        chunks = await aside.call(begin)
-        chunk = await aside.call(next, chunks, _END)
+        chunks = await aside.call(request, begin)
+        chunk = await aside.call(request, next, chunks, _END)
         await response.prepare(request)
         while chunk:
             await asyncio.wait_for(_write(response, chunk), SILENCE_S)
-            chunk = await aside.call(next, chunks, _END)
+            chunk = await aside.call(request, next, chunks, _END)
         await asyncio.wait_for(response.write_eof(), SILENCE_S)
         whole = True
     except Exception as error:
@@ -116,6 +127,9 @@ async def answer(
             request.transport.abort()
         aside.leave(getattr(chunks, "close", None))
     return response
+
+
+def _nothing() -> None: ...
 
 
 async def _write(response: web.StreamResponse, chunk: bytes) -> None:
