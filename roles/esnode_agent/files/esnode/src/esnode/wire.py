@@ -47,9 +47,14 @@ def integer(field: int, number: int) -> bytes:
     return varint(field << 3 | VARINT) + varint(number)
 
 
+def head(field: int, size: int) -> bytes:
+    """Encode what precedes the `size` bytes of a bytes field or an embedded message."""
+    return varint(field << 3 | BYTES) + varint(size)
+
+
 def payload(field: int, body: bytes) -> bytes:
     """Encode a bytes field or an embedded message."""
-    return varint(field << 3 | BYTES) + varint(len(body)) + body
+    return head(field, len(body)) + body
 
 
 def text(field: int, value: str) -> bytes:

@@ -12,8 +12,9 @@ import numpy as np
 from esnode import catalogue
 from esnode.catalogue import escape_help, escape_label
 from esnode.expose import format_value
-from esnode.serve.thinning import is_stale, last_of_each_step
-from esnode.store import Matcher, SeriesData, SeriesId
+from esnode.serve.batches import batches
+from esnode.serve.thinning import is_stale, thinned
+from esnode.store import SeriesData, SeriesId
 from esnode.store.codec import Floats, Ints
 from esnode.store.matching import NAME
 from esnode.store.selecting import Selecting
@@ -63,39 +64,19 @@ def open_metrics(
 ) -> Iterator[bytes]:
     """OpenMetrics with timestamps: families together, samples of a series in order, `# EOF`.
 
-    Each series is read by itself, so memory is that of one. Staleness markers are left out, since the text has no
-    spelling for them, and of samples with the same time the last one counts.
+    Staleness markers are left out, since the text has no spelling for them, and of samples of a series with the same
+    time the last one counts. Memory is that of some series.
     """
     family = None
-    for one in series:
-        lines = (
-            line
-            for piece in _of(store, one, from_ms, to_ms, step_ms)
-            for at in range(0, len(piece.times), _SLICE)
-            if (line := _text(one, piece.times[at : at + _SLICE], piece.values[at : at + _SLICE]))
-        )
-        for line in lines:
-            if one.name != family:
-                family = one.name
+    for one in (one for batch in batches(store, series, from_ms, to_ms) for one in batch):
+        data = thinned(one, step_ms) if step_ms else one
+        for at in range(0, len(data.times), _SLICE):
+            lines = _text(data.series, data.times[at : at + _SLICE], data.values[at : at + _SLICE])
+            if lines and data.series.name != family:
+                family = data.series.name
                 yield _header(family)
-            yield line
+            yield lines
     yield b"# EOF\n"
-
-
-def _of(store: Selecting, series: SeriesId, from_ms: int, to_ms: int, step_ms: int | None) -> Iterator[SeriesData]:
-    matchers = [Matcher(NAME, "=", series.name), *(Matcher(label, "=", value) for label, value in series.pairs)]
-    found = (piece for piece in store.export(matchers, from_ms, to_ms) if piece.series == series)
-    pieces = list(last_of_each_step(found, step_ms) if step_ms else found)
-    if not pieces:
-        return
-    times = np.concatenate([piece.times for piece in pieces])
-    values = np.concatenate([piece.values for piece in pieces])
-    if not (times[1:] > times[:-1]).all():  # the clock was set back
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-        last = np.append(times[1:] != times[:-1], True)
-        times, values = times[last], values[last]
-    yield SeriesData(series, times, values)
 
 
 def _header(name: str) -> bytes:

@@ -134,7 +134,7 @@ class HistoryRoutes:
             body = await _body(request)
 
             def begin() -> Iterator[bytes]:
-                return iter([remote_read.response(store, remote_read.read_request(body))])
+                return iter(remote_read.response(store, remote_read.read_request(body)))
 
             headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
             async with self._queries.one():

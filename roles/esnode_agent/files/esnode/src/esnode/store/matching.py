@@ -46,6 +46,23 @@ class Selector:
         return [number for number, series in enumerate(group) if series.name in good and self.labels(series)]
 
 
+class Among(Selector):
+    """Exactly these series."""
+
+    def __init__(self, series: Iterable[SeriesId]) -> None:
+        super().__init__(())
+        self._series = frozenset(series)
+        self._names = {one.name for one in self._series}
+
+    def name(self, name: str) -> bool:
+        """Whether one of them has this name."""
+        return name in self._names
+
+    def labels(self, series: SeriesId) -> bool:
+        """Whether it is one of them."""
+        return series in self._series
+
+
 def _test(matcher: Matcher) -> Test:
     value = matcher.value
     if matcher.op == "=":

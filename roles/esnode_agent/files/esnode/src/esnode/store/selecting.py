@@ -16,6 +16,8 @@ from esnode.store.matching import Selector
 from esnode.store.model import FOREVER_MS, Matcher, SeriesData, SeriesId
 from esnode.store.reading import Catalog, HotView, Piece, Seen
 
+Matchers = Iterable[Matcher] | Selector
+
 
 class Selecting:
     """Needs `_now`: the blocks and the hot part as they are at one moment, no sample missing, none twice."""
@@ -28,7 +30,7 @@ class Selecting:
 
     def select(
         self,
-        matchers: Iterable[Matcher] = (),
+        matchers: Matchers = (),
         from_ms: int = -FOREVER_MS,
         to_ms: int = FOREVER_MS,
         *,
@@ -50,7 +52,7 @@ class Selecting:
         return [_joined(series, found[series]) for series in sorted(found)]
 
     def export(
-        self, matchers: Iterable[Matcher] = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
+        self, matchers: Matchers = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
     ) -> Iterator[SeriesData]:
         """Give the samples of all matching series piece by piece, in the order in which they were appended.
 
@@ -61,19 +63,17 @@ class Selecting:
             if len(piece[1]):
                 yield SeriesData(*piece)
 
-    def series(
-        self, matchers: Iterable[Matcher] = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
-    ) -> list[SeriesId]:
+    def series(self, matchers: Matchers = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS) -> list[SeriesId]:
         """Return the matching series of the blocks that the span touches; finer than a block is not looked."""
-        selector = Selector(matchers)
+        selector = matchers if isinstance(matchers, Selector) else Selector(matchers)
         blocks, hot = self._now()
         found = self._catalog.names(_within(blocks, from_ms, to_ms), selector, {})
         for view in hot:
             found.update(series for series, _, _ in view.pieces(selector, from_ms, to_ms))
         return sorted(found)
 
-    def _pieces(self, matchers: Iterable[Matcher], from_ms: int, to_ms: int) -> Iterator[Piece]:
-        selector = Selector(matchers)
+    def _pieces(self, matchers: Matchers, from_ms: int, to_ms: int) -> Iterator[Piece]:
+        selector = matchers if isinstance(matchers, Selector) else Selector(matchers)
         blocks, hot = self._now()
         seen: Seen = {}
         with self._readers.connection() as connection:
