@@ -194,9 +194,12 @@ def _write(session: Session, setting: Setting, changes: list[Change]) -> list[st
 def _verify(setting: Setting, change: Change) -> None:
     change.after = setting.read(change.gpu)
     if not setting.reached(change.plan.target, change.after):
-        wanted = {key: change.plan.target.get(key) for key in setting.keys}
-        found = {key: change.after.get(key) for key in setting.keys}
+        wanted, found = (_words(state, setting.keys) for state in (change.plan.target, change.after))
         raise NvmlError(f"{change.gpu}: the driver took {wanted} without an error, but what it reports is {found}")
+
+
+def _words(state: State, keys: t.Iterable[str]) -> str:
+    return ", ".join(f"{key} {state.get(key)}" for key in keys)
 
 
 @contextlib.contextmanager
@@ -220,7 +223,7 @@ def _put_back(setting: Setting, changes: list[Change], gpu: Gpu | None, error: N
             setting.write(change.gpu, now, change.before)
             change.after = setting.read(change.gpu)
             if setting.differs(change.after, change.before):
-                raise NvmlError(f"{change.gpu}: it could not be put back to what it was, it is {change.after}")
+                raise NvmlError(f"{change.gpu}: it could not be put back, it has {_words(change.after, setting.keys)}")
             failed.rolled_back.append(change.gpu.uuid)
         except NvmlError as problem:
             failed.rollback_failed[change.gpu.uuid] = str(problem)

@@ -169,4 +169,5 @@ def _nearest(table: t.Iterable[int], mhz: int) -> int:
 
 
 def _text(lock: t.Any) -> str:
-    return f"{lock['min_mhz']}-{lock['max_mhz']} MHz"
+    low, high = lock["min_mhz"], lock["max_mhz"]
+    return f"{low} MHz" if low == high else f"{low}-{high} MHz"

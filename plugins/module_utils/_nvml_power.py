@@ -108,10 +108,12 @@ class PowerLimit(Setting):
             wanted = self._ceiling_mw
         low, high = now["min_limit_mw"], now["max_limit_mw"]
         if not low <= wanted <= high:
-            asked = self.limit if self._percent is None else f"{self.limit} of {self.percent_of}"
+            asked = watts(wanted)
             if notes:
-                asked = f"ceiling {self.ceiling}"
-            raise gpu.refused(f"{asked} is {watts(wanted)}; {gpu.name} takes {watts(low)} to {watts(high)}")
+                asked = f"the ceiling of {asked}"
+            elif self._percent is not None:
+                asked = f"{self.limit} of its {self.percent_of} is {asked}, which"
+            raise gpu.refused(f"{asked} is out of range; {gpu.name} takes {watts(low)} to {watts(high)}")
         target = {**now, "limit_mw": wanted}
         enforced = now.get("enforced_limit_mw")
         if enforced is not None and wanted <= enforced:

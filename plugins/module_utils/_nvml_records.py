@@ -24,6 +24,7 @@ RUN_DIR = "/run/esnode-gpu"
 _VERSION = 1
 _PATIENCE_S = 60.0
 _APPLIED = "applied.json"
+_MEND = "mend it, or remove it and record again with persist: true"
 _RETRY_S = 600  # a GPU that is broken stays so for long
 
 
@@ -69,9 +70,9 @@ def load(path: str) -> dict[str, t.Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise NvmlError(f"{path} can't be read: {error}") from error
+        raise NvmlError(f"{path} can't be read: {error}; {_MEND}") from error
     if not isinstance(content, dict) or content.get("version") != _VERSION or not isinstance(content.get("gpus"), dict):
-        raise NvmlError(f'{path} is no file of this collection: it must have "version": {_VERSION} and "gpus"')
+        raise NvmlError(f'{path} must have "version": {_VERSION} and "gpus"; {_MEND}')
     return content
 
 

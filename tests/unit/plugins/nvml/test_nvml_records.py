@@ -143,7 +143,7 @@ def test_files_that_others_can_write_are_not_obeyed(host):
     assert h.limits() == [300000]
     h.state_file.chmod(0o644)
     h.state_file.write_text('{"version": 2}')
-    assert "is no file of this collection" in h.apply("apply").stderr
+    assert "mend it, or remove it" in h.apply("apply").stderr
     h.state_file.write_text("{")
     assert "can't be read" in h.apply("apply").stderr
     h.state_file.write_text(json.dumps({"version": 1, "gpus": {h.sim.gpu()["uuid"]: {"settings": {"fan": {}}}}}))
