@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import time
 import typing as t
@@ -16,8 +17,9 @@ from collections import Counter
 from . import _nvml_instances as mig
 from ._nvml_change import Plan, Setting, State
 from ._nvml_instances import Instance
-from .nvml import IN_USE, RESET_REQUIRED, Gpu, meaning, process_name
+from .nvml import IN_USE, RESET_REQUIRED, Gpu, meaning, process_name, process_unit
 
+_COMPUTE = re.compile(r"^(?:([0-9]+)c\.)?([0-9]+)g\.")  # 1c.3g.40gb takes one slice, 3g.40gb all three
 _PATIENCE_S = 10.0
 _HOST_PIDS = "pid:[4026531836]"  # the first PID namespace has this number in every kernel
 
@@ -99,10 +101,26 @@ class Mig(Setting):
                 raise gpu.refused(f"it has no MIG profile {name!r}; it has {', '.join(sorted(known))}")
             if count > known[name].count:
                 raise gpu.refused(f"it takes {known[name].count} of {name}, not {count}")
+        for each in wanted:
+            self._validate_compute(gpu, each, known[each.profile].slices)
         slices = sum(known[each.profile].slices for each in wanted)
         whole = max(profile.slices for profile in known.values())
         if slices > whole:
             raise gpu.refused(f"the layout takes {slices} compute slices; it has {whole}")
+
+    @staticmethod
+    def _validate_compute(gpu: Gpu, instance: Instance, slices: int) -> None:
+        """By the names alone: the driver tells profiles of compute instances only of a GPU instance that is there."""
+        taken = 0
+        for name in instance.compute:
+            match = _COMPUTE.match(name)
+            if not match:
+                raise gpu.refused(f"compute: {name!r} is no compute instance; write 1c, 2c or {instance.profile}")
+            taken += int(match.group(1) or match.group(2))
+        if taken > slices:
+            raise gpu.refused(
+                f"compute: {', '.join(instance.compute)} take {taken} compute slices; {instance.profile} has {slices}"
+            )
 
     def _steps(self, gpu: Gpu, wanted: list[Instance]) -> tuple[list[Instance], list[Instance]]:
         """(what has to go, what has to be made and where). What is there and wanted is left alone if the rest fits."""
@@ -124,7 +142,7 @@ class Mig(Setting):
     def _refuse_in_use(self, gpu: Gpu, users: list[dict[str, t.Any]]) -> None:
         if users and not self._terminate:
             raise gpu.refused(
-                f"it is in use by {named(users)}; end them, or let this be done by terminate_processes: true", IN_USE
+                f"it is in use by {named(users)}; stop them, or have them ended by terminate_processes: true", IN_USE
             )
 
     def write(self, gpu: Gpu, now: State, target: State) -> None:
@@ -224,5 +242,9 @@ def _users(gpu: Gpu, doomed: list[Instance]) -> list[dict[str, t.Any]]:
 
 
 def named(users: t.Iterable[t.Mapping[str, t.Any]]) -> str:
-    """C(python3 (pid 4711), ...) for messages."""
-    return ", ".join(f"{process_name(user['pid'])} (pid {user['pid']})" for user in users)
+    """C(python3 (pid 4711, train.service), ...) for messages."""
+    found = []
+    for user in users:
+        where = ", ".join(filter(None, (f"pid {user['pid']}", process_unit(user["pid"]))))
+        found.append(f"{process_name(user['pid'])} ({where})")
+    return ", ".join(found)

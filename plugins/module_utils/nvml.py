@@ -344,3 +344,16 @@ def process_name(pid: int) -> str:
             return stream.read().strip()
     except OSError:
         return "a process of another container or host"
+
+
+def process_unit(pid: int, proc: str = "/proc") -> str:
+    """The unit of systemd, or the container's scope, that is to be stopped for the process to go; "" without one."""
+    try:
+        with open(f"{proc}/{pid}/cgroup", encoding="utf-8", errors="replace") as stream:
+            groups = [line.rstrip("\n").split(":", 2) for line in stream]
+    except OSError:
+        return ""
+    # Hierarchy, controllers, path: systemd's is the one without controllers, on cgroup v1 a named one.
+    paths = [group[2] for group in groups if len(group) == 3 and group[1] in ("", "name=systemd")]
+    parts = [part for path in paths for part in path.split("/") if part.endswith((".service", ".scope"))]
+    return parts[-1] if parts else ""

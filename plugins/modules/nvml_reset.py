@@ -154,7 +154,7 @@ errors:
     msg:
       description: What was wrong.
       type: str
-      sample: "GPU 2 (GPU-96381856-290c-ae6b-8206-374242020f5e): in use by python3 (pid 4711)"
+      sample: "GPU 2 (GPU-96381856-290c-ae6b-8206-374242020f5e): in use by python3 (pid 4711, train.service)"
     processes:
       description: Who uses it.
       type: list
@@ -162,6 +162,7 @@ errors:
       sample: [{pid: 4711, name: python3}]
 """
 
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
@@ -196,12 +197,26 @@ def _reset(module: AnsibleModule, session: Session, gpus: list[Gpu]) -> Result:
     entries = [{**gpu.identity(), "changed": gpu in doomed, "reasons": why[gpu.index]} for gpu in gpus]
     result: Result = {"driver_version": session.driver_version, "gpus": entries, "changed": bool(doomed)}
     _refuse_used(module, doomed)
+    tool = _tool(module) if doomed else ""
     if doomed and not module.check_mode:
-        tool = module.params["nvidia_smi"] or module.get_bin_path("nvidia-smi", required=True)
         with exclusive(module.params["run_dir"]):
             _refuse_used(module, doomed)
             result["reapplied"] = _carry_out(module, session, doomed, tool)
     return result
+
+
+def _tool(module: AnsibleModule) -> str:
+    given: str | None = module.params["nvidia_smi"]
+    tool: str | None = given or module.get_bin_path("nvidia-smi")
+    if not tool:
+        module.fail_json(
+            msg="nvidia-smi is not in PATH: install the package of the driver that has it (nvidia-utils, "
+            "nvidia-driver-cuda), or give its path as nvidia_smi. Nothing was reset",
+            changed=False,
+        )
+    if not os.access(str(tool), os.X_OK):
+        module.fail_json(msg=f"nvidia_smi: {tool} is no program. Nothing was reset", changed=False)
+    return str(tool)
 
 
 def _refuse_used(module: AnsibleModule, gpus: list[Gpu]) -> None:

@@ -80,7 +80,7 @@ def test_instances_in_use_are_not_destroyed_unless_told_to(host, worker):
     for options in refused:
         for check in (True, False):
             result = h.fails("nvml_mig", gpus="all", check=check, **options)
-            assert f"(pid {worker.pid})" in result["msg"] and "Nothing was changed" in result["msg"]
+            assert f"(pid {worker.pid}" in result["msg"] and "Nothing was changed" in result["msg"]
     assert h.settings() == before and worker.poll() is None
     h.ok("nvml_mig", gpus="all", layout=[{"profile": "7g.80gb"}], terminate_processes=True)
     assert worker.wait(5) is not None
@@ -93,8 +93,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_done(host):
         ([{"profile": "9g.90gb"}], "it has 1g.10gb"),
         ([{"profile": "3g.40gb", "count": 3}], "takes 2 of 3g.40gb, not 3"),
         ([{"profile": "4g.40gb"}, {"profile": "3g.40gb"}, {"profile": "1g.10gb"}], "8 compute slices; it has 7"),
+        ([{"profile": "3g.40gb", "compute": ["2c", "2c"]}], "take 4 compute slices; 3g.40gb has 3"),
+        ([{"profile": "3g.40gb", "compute": ["7g.80gb"]}], "take 7 compute slices"),
+        ([{"profile": "3g.40gb", "compute": ["half"]}], "'half.3g.40gb' is no compute instance; write 1c, 2c"),
     ):
-        assert words in h.fails("nvml_mig", gpus="all", layout=layout)["msg"]
+        for check in (True, False):
+            result = h.fails("nvml_mig", gpus="all", layout=layout, check=check)
+            assert words in result["msg"] and "Nothing was changed" in result["msg"], result["msg"]
         assert h.sim.gpu()["mig_current"] == 0
     assert "takes MIG mode" in h.fails("nvml_mig", gpus="all", enabled=False, layout=HALVES)["msg"]
     # seven slices, but no place for all three

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.esnode.core.plugins.module_utils._nvml_reset import _holders
+from ansible_collections.esnode.core.plugins.module_utils.nvml import process_unit
 from nvml_host import Host
 from nvmlsim import build
 
@@ -82,7 +84,7 @@ def test_whoever_uses_it_is_named_and_nothing_is_reset(host, reset):
         h.sim("process", "add", 1, worker.pid)
         for check in (True, False):
             result = reset(h, when="always", check=check)
-            assert result["failed"] and not result["changed"] and f"(pid {worker.pid})" in result["msg"]
+            assert result["failed"] and not result["changed"] and f"(pid {worker.pid}" in result["msg"]
             assert result["errors"][0]["processes"][0]["pid"] == worker.pid and result["errors"][0]["index"] == 1
         assert reset.calls() == []
         assert not reset(h, gpus="0", when="always").get("failed")
@@ -101,6 +103,30 @@ def test_who_has_the_device_open_is_found(tmp_path):
     finally:
         process.communicate(b"\n")
     assert _holders(str(device)) == set()
+
+
+def test_the_unit_to_stop_is_named(tmp_path):
+    cgroup = tmp_path / "7" / "cgroup"
+    cgroup.parent.mkdir()
+    for text, unit in (
+        ("0::/system.slice/esnode-core.service\n", "esnode-core.service"),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
+        ("4:cpu,cpuacct:/a.service\n1:name=systemd:/system.slice/dcgm.service/worker\n", "dcgm.service"),
+        ("0::/user.slice\n", ""),
+    ):
+        cgroup.write_text(text)
+        assert process_unit(7, str(tmp_path)) == unit
+    assert process_unit(8, str(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_without_the_tool_nothing_is_reset_and_it_is_said_what_to_install(host, check):
+    h = host("h100:1")
+    nowhere = h.fails("nvml_reset", gpus="all", when="always", nvidia_smi=str(h.folder / "nvidia-smi"), check=check)
+    assert "is no program. Nothing was reset" in nowhere["msg"] and not nowhere["changed"]
+    if not shutil.which("nvidia-smi"):
+        missing = h.fails("nvml_reset", gpus="all", when="always", check=check)
+        assert "nvidia-smi is not in PATH" in missing["msg"] and not missing["changed"]
 
 
 def test_what_is_recorded_holds_again_afterwards(host, reset):
