@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
 import typing as t
 
 from .nvml import COMPUTE_MODES, GPU_IS_LOST, INVALID_ARGUMENT, RESET_REQUIRED, Gpu, NvmlError, process_name, text
@@ -26,18 +28,42 @@ _REASONS = {
 }
 _CLOCKS = {"graphics": 0, "sm": 1, "memory": 2, "video": 3}
 _THRESHOLDS = {"shutdown": 0, "slowdown": 1, "memory_max": 2, "gpu_max": 3}
+_VIRTUALIZATION = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host_vgpu", 4: "host_vsga"}
+_FABRIC = {0: "not_supported", 1: "not_started", 2: "in_progress", 3: "completed"}
 _ACTIONS = {0: "none", 1: "reset", 2: "reboot", 3: "drain_p2p", 4: "drain_and_reset"}
 _FI_MEMORY_TEMPERATURE, _FI_RECOVERY_ACTION, _FI_LINKS = 82, 230, 91
 _ECC_KINDS = {"corrected": 0, "uncorrected": 1}
 _LIFETIMES = {"volatile": 0, "aggregate": 1}
 
 
+def mean_draw_mw(gpus: list[Gpu], seconds: float) -> dict[int, int]:
+    """By index the mean power in mW of the next `seconds`, for GPUs that count their energy."""
+    before = {gpu.index: _energy(gpu) for gpu in gpus}
+    time.sleep(seconds)
+    found = {}
+    for gpu in gpus:
+        then, now = before[gpu.index], _energy(gpu)
+        if then and now and now[0] >= then[0]:  # less than before is a GPU that has started over
+            found[gpu.index] = round((now[0] - then[0]) / (now[1] - then[1]))
+    return found
+
+
+def _energy(gpu: Gpu) -> tuple[int, float] | None:
+    """(mJ, when), None where it is not told."""
+    try:
+        energy = gpu.ask("nvmlDeviceGetTotalEnergyConsumption") if gpu.error is None else None
+    except NvmlError:
+        return None
+    return None if energy is None else (int(energy), time.monotonic())
+
+
 class Reader:
     """Reads one GPU group by group. A GPU that can't be read gives what it has and `state`, `error`."""
 
-    def __init__(self, gpu: Gpu, supported_clocks: bool = False) -> None:
+    def __init__(self, gpu: Gpu, supported_clocks: bool = False, draw_mw: int | None = None) -> None:
         self._gpu = gpu
         self._supported_clocks = supported_clocks
+        self._draw_mw = draw_mw
 
     def facts(self) -> Facts:
         facts: Facts = {**self._gpu.identity(), "state": "ok"}
@@ -69,6 +95,7 @@ class Reader:
             "mig_devices": self._mig_devices,
             "pcie": self._pcie,
             "nvlink": self._nvlink,
+            "fabric": self._fabric,
             "health": self._health,
             "processes": self._processes,
         }
@@ -101,6 +128,9 @@ class Reader:
             "serial": self._text("nvmlDeviceGetSerial"),
             "part_number": self._text("nvmlDeviceGetBoardPartNumber"),
             "vbios_version": self._text("nvmlDeviceGetVbiosVersion"),
+            "inforom_version": self._text("nvmlDeviceGetInforomImageVersion"),
+            "gsp_firmware_version": self._text("nvmlDeviceGetGspFirmwareVersion"),
+            "virtualization": _VIRTUALIZATION.get(self._ask("nvmlDeviceGetVirtualizationMode")),
             "minor_number": self._ask("nvmlDeviceGetMinorNumber"),
             "architecture": None if architecture is None else _ARCHITECTURES.get(architecture, str(architecture)),
             "compute_capability": None if capability is None else "{}.{}".format(*capability),
@@ -120,6 +150,7 @@ class Reader:
         low, high = self._ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
         return {
             "usage_mw": self._ask("nvmlDeviceGetPowerUsage"),
+            "draw_mw": self._draw_mw,
             "energy_mj": self._ask("nvmlDeviceGetTotalEnergyConsumption"),
             "limit_mw": self._ask("nvmlDeviceGetPowerManagementLimit"),
             "enforced_limit_mw": self._ask("nvmlDeviceGetEnforcedPowerLimit"),
@@ -237,6 +268,17 @@ class Reader:
                     raise
         down = [link for link, state in states.items() if state == 0]
         return {"links": count, "up": sum(state == 1 for state in states.values()), "down": down}
+
+    def _fabric(self) -> Facts:
+        """Whether the GPU takes part in NVSwitch's fabric, which CUDA waits for on such boards."""
+        kind = self._gpu.session.type("c_nvmlGpuFabricInfoV_t")
+        if kind is None:
+            return {}
+        info = kind()
+        if self._ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(info)) is None:
+            return {}
+        state = _FABRIC.get(info.state, f"number {info.state}")
+        return {"state": state, "status": int(info.status), "clique_id": int(info.cliqueId)}
 
     def _health(self) -> Facts:
         facts: Facts = {}

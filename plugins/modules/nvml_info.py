@@ -28,6 +28,10 @@ options:
     description: Return the clocks that can be locked, too. There are some hundreds.
     type: bool
     default: false
+  draw_seconds:
+    description: Measure the mean draw of the next so many seconds, at most 3600, while the task waits.
+    type: float
+    default: 0
   run_dir:
     description: Where M(esnode.core.nvml_clock_lock) notes what it has locked.
     type: path
@@ -107,6 +111,19 @@ gpus:
       description: Version of the VBIOS.
       type: str
       sample: 96.00.99.00.01
+    inforom_version:
+      description: Version of the board's InfoROM.
+      type: str
+      sample: G520.0200.00.05
+    gsp_firmware_version:
+      description: Version of the firmware that runs on the GPU's own processor, Turing and newer.
+      type: str
+      sample: 580.105.08
+    virtualization:
+      description: V(none), V(passthrough) in a VM that has the whole GPU, V(vgpu) in one that has a part,
+        V(host_vgpu) or V(host_vsga) on the host of such.
+      type: str
+      sample: none
     minor_number:
       description: The number of C(/dev/nvidiaN).
       type: int
@@ -144,9 +161,14 @@ gpus:
       type: dict
       contains:
         usage_mw:
-          description: Draw at the moment.
+          description: Draw at the moment; the driver's mean of a second on most boards.
           type: int
           sample: 68500
+        draw_mw:
+          description: Mean draw over O(draw_seconds), from the energy counter. Absent without that option, and on
+            boards before Volta.
+          type: int
+          sample: 412300
         energy_mj:
           description: Energy since the driver was loaded, in mJ.
           type: int
@@ -389,6 +411,22 @@ gpus:
           type: list
           elements: int
           sample: []
+    fabric:
+      description: Whether it has joined the fabric of NVSwitches. On boards that have one CUDA works only after that.
+      type: dict
+      contains:
+        state:
+          description: V(completed), V(in_progress), V(not_started) or V(not_supported).
+          type: str
+          sample: completed
+        status:
+          description: NVML's code for how joining ended. 0 is success.
+          type: int
+          sample: 0
+        clique_id:
+          description: GPUs of one number reach each other.
+          type: int
+          sample: 0
     health:
       description: Errors of memory and what the driver recommends.
       type: dict
@@ -471,7 +509,7 @@ gpus:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
-from ansible_collections.esnode.core.plugins.module_utils._nvml_info import Reader
+from ansible_collections.esnode.core.plugins.module_utils._nvml_info import Reader, mean_draw_mw
 from ansible_collections.esnode.core.plugins.module_utils._nvml_module import RUN_DIR_OPTION, SELECTION, on_gpus
 from ansible_collections.esnode.core.plugins.module_utils._nvml_records import STATE_FILE, AppliedLocks, DesiredState
 from ansible_collections.esnode.core.plugins.module_utils.nvml import Gpu, NvmlError, Session, text
@@ -479,6 +517,7 @@ from ansible_collections.esnode.core.plugins.module_utils.nvml import Gpu, NvmlE
 if t.TYPE_CHECKING:
     Result = dict[str, t.Any]
 
+_MOST_SECONDS = 3600
 _ANY_ERROR = range(1, 1000)  # a GPU that can't be talked to is described, too
 
 
@@ -489,6 +528,7 @@ def main() -> None:
             **RUN_DIR_OPTION,
             "gpus": {"type": "list", "elements": "str", "default": ["all"]},
             "supported_clocks": {"type": "bool", "default": False},
+            "draw_seconds": {"type": "float", "default": 0},
             "state_file": {"type": "path", "default": STATE_FILE},
         },
         supports_check_mode=True,
@@ -498,12 +538,17 @@ def main() -> None:
 
 def _read(module: AnsibleModule, session: Session, gpus: list[Gpu]) -> Result:
     cuda = session.call("nvmlSystemGetCudaDriverVersion")
+    seconds = module.params["draw_seconds"]
+    if not 0 <= seconds <= _MOST_SECONDS:
+        module.fail_json(msg=f"draw_seconds: {seconds:g} must be 0 to {_MOST_SECONDS}", changed=False)
+    draw = mean_draw_mw(gpus, seconds) if seconds else {}
+    supported = module.params["supported_clocks"]
     result: Result = {
         "changed": False,
         "driver_version": session.driver_version,
         "nvml_version": text(session.call("nvmlSystemGetNVMLVersion")),
         "cuda_version": f"{cuda // 1000}.{cuda % 1000 // 10}",
-        "gpus": [Reader(gpu, module.params["supported_clocks"]).facts() for gpu in gpus],
+        "gpus": [Reader(gpu, supported, draw.get(gpu.index)).facts() for gpu in gpus],
     }
     try:
         desired: DesiredState | None = DesiredState(module.params["state_file"])

@@ -107,7 +107,7 @@ def runs(host) -> dict[str, list[dict[str, Any]]]:
             h.sim("mig", "mode", 4, "on")
             h.sim("mig", "create", 4, "3g.40gb")
             h.sim("process", "add", 4, 1, "--gpu-instance", 2, "--compute-instance", 0)
-        run(h, "info", supported_clocks=True)
+        run(h, "info", supported_clocks=True, draw_seconds=0.1)
     return found
 
 

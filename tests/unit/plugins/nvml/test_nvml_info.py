@@ -30,6 +30,11 @@ def test_every_board_beside_the_simulators_own_word(host, profile):
         assert abs(mine["temperature"]["gpu_celsius"] - real["temperature_c"]) <= 1
         assert mine["pcie"]["width"] == real["pcie_width"]
         assert mine.get("nvlink", {}).get("links", 0) == len(real["nvlinks"])
+        assert mine["virtualization"] == "none" and mine["inforom_version"]
+        fabric = {"state": "completed", "status": 0, "clique_id": 2 if profile.startswith("gb") else 0}
+        assert mine.get("fabric") == (fabric if profile in ("h100", "h200", "b200", "gb200", "gb300") else None), (
+            profile
+        )
         assert ("mig" in mine["modes"]) == profile.startswith(("a100", "h", "b", "g"))
 
 
@@ -73,6 +78,19 @@ def test_processes_and_instances(host):
     assert mig["mig_devices"][0]["uuid"].startswith("MIG-")
     (process,) = plain["processes"]
     assert process["pid"] == worker.pid and process["memory_bytes"] == 1024 * 1024**2 and process["name"]
+
+
+def test_the_mean_draw_is_measured(host):
+    h = host("h100:2,v100", load="1.0")
+    h.sim.advance(30)
+    h.sim("lose", 1)
+    busy, lost, old = h.ok("nvml_info", draw_seconds=0.5)["gpus"]
+    for gpu in (busy, old):
+        assert 0.9 < gpu["power"]["draw_mw"] / gpu["power"]["usage_mw"] < 1.1
+    assert lost["state"] == "lost" and "power" not in lost
+    assert "draw_mw" not in h.ok("nvml_info")["gpus"][0]["power"]
+    for seconds in (-1, 3601):
+        assert "must be 0 to 3600" in h.fails("nvml_info", draw_seconds=seconds)["msg"]
 
 
 def test_it_needs_no_rights_and_no_files(host):
