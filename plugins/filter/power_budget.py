@@ -28,7 +28,7 @@ options:
   share:
     description:
       - How it is divided. V(equal) gives each GPU the same, V(default) as much as its default limit stands to those of
-        the others, V(draw) as much as its draw at this moment does.
+        the others, V(draw) as much as its draw does, C(power.draw_mw) or, without that, C(power.usage_mw).
       - Minimum and maximum of each GPU are kept, and others get what that leaves.
     type: str
     choices: [equal, default, draw]
@@ -39,7 +39,7 @@ options:
     default: {}
   ceilings:
     description: By host the most that one of its GPUs may have, in watts, percent of its default (V(70%)), V(default),
-      V(min) or V(max).
+      V(min) or V(max), or a list of these, of which the lowest counts.
     type: dict
     default: {}
   held:

@@ -47,7 +47,7 @@ def plan(
     budget: str | float,
     share: str = "equal",
     reserve: dict[str, str | float] | None = None,
-    ceilings: dict[str, str | float] | None = None,
+    ceilings: dict[str, str | float | list[str | float]] | None = None,
     held: t.Collection[str] = (),
     group: str = "",
 ) -> dict[str, t.Any]:
@@ -79,7 +79,7 @@ def plan(
     }
 
 
-def _share(host: str, gpu: dict[str, t.Any], share: str, ceiling: str | float | None) -> Share:
+def _share(host: str, gpu: dict[str, t.Any], share: str, ceilings: t.Any) -> Share:
     who = f"GPU {gpu.get('index')} of {host}"
     if gpu.get("state", "ok") != "ok":
         raise Impossible(
@@ -93,16 +93,17 @@ def _share(host: str, gpu: dict[str, t.Any], share: str, ceiling: str | float | 
             f"{who} ({gpu.get('name')}) has no power limit that can be set; take {host} out of the group, and what it "
             "draws off the budget"
         )
-    if share == "draw" and power.get("usage_mw") is None:
+    draw = power.get("draw_mw", power.get("usage_mw"))
+    if share == "draw" and draw is None:
         raise Impossible(f"{who} ({gpu.get('name')}) does not tell its draw; use share 'equal' or 'default'")
     default = power.get("default_limit_mw", power["max_limit_mw"])
     low, high = _whole_watts(power["min_limit_mw"], power["max_limit_mw"])
-    if ceiling is not None:
+    for ceiling in ceilings if isinstance(ceilings, list) else [] if ceilings is None else [ceilings]:
         most = min(high, _ceiling(str(ceiling), power, default) // 1000 * 1000)
         if most < low:
             raise Impossible(f"{who}: a ceiling of {ceiling} is below the {watts(low)} that {gpu.get('name')} takes")
         high = most
-    weight = {"equal": 1, "default": default, "draw": power.get("usage_mw")}[share]
+    weight = {"equal": 1, "default": default, "draw": draw}[share]
     return Share(
         host, gpu["uuid"], gpu.get("name", ""), gpu["index"], power["limit_mw"], low, high, max(int(weight), 1)
     )

@@ -87,7 +87,21 @@ def _unknown(group: str, hosts: list[str], answers: dict[str, Answer]) -> list[s
     return stops
 
 
+def _forgets(answer: Answer) -> bool:
+    """Whether a limit goes back to the default, above the budget, when the last process lets go of a GPU."""
+    declared = answer["persistence_mode"]
+    if declared in ("", None):
+        return any(gpu.get("modes", {}).get("persistence") is False for gpu in answer["gpus"])
+    return bool(answer["gpus"]) and not declared
+
+
 def _plan(group: str, budget: t.Any, answers: dict[str, Answer], held: t.Collection[str]) -> dict[str, t.Any]:
+    forgetful = [host for host, answer in answers.items() if _forgets(answer)]
+    if forgetful:
+        raise Impossible(
+            f"{group} has a budget, and persistence mode is off on {', '.join(forgetful)} or would be switched off: "
+            "the driver forgets limits there. Declare persistence_mode: true in the profile"
+        )
     shares = {answer["share"] for answer in answers.values()}
     if len(shares) > 1:
         raise Impossible(f"{group}: esnode_power_share must be the same on all of its hosts; it is {sorted(shares)}")
@@ -96,7 +110,7 @@ def _plan(group: str, budget: t.Any, answers: dict[str, Answer], held: t.Collect
         budget,
         shares.pop() if shares else "equal",
         {host: answer["host_watts"] for host, answer in answers.items()},
-        {host: answer["ceiling"] for host, answer in answers.items() if answer["ceiling"]},
+        {host: [one for one in answer["ceilings"] if one] for host, answer in answers.items()},
         [host for host in held if host in answers],
         group,
     )

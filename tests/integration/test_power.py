@@ -186,6 +186,18 @@ def test_what_a_host_keeps_that_can_not_lower_is_not_given_to_others(tmp_path: P
     assert "and 1 hosts that could not be read" in done.output, done.output
 
 
+def test_a_budget_goes_by_what_was_drawn_and_keeps_the_ceiling(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"busy": "h100:1", "calm": "h100:1", "idle": "h100:1"})
+    for host, load in (("busy", 1.0), ("calm", 0.4), ("idle", 0)):
+        fleet.sims[host]("set-load", 0, load)
+        fleet.sims[host].advance(60)
+    rack = {"esnode_power_budgets": {"rack": "1.2kW"}, "esnode_power_share": "draw", "esnode_power_draw_seconds": 0.5}
+    run = fleet.power("--check", esnode_power_ceiling="550W", **rack)
+    assert run.code == 0, run.output
+    now = {host: int(watts) for host, watts in re.findall(r"(\w+): 700 -> (\d+) W", run.output)}
+    assert now["busy"] == 550 and now["idle"] == 200 and sum(now.values()) == 1200, run.output
+
+
 def test_a_profile_is_kept_and_forgotten(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, {"gpu": "h100:2", "cpu": None})
     tasks = [{"name": "Keep the profile", "hosts": "all", "gather_facts": False, "roles": ["esnode.core.esnode_power"]}]
@@ -197,6 +209,8 @@ def test_a_profile_is_kept_and_forgotten(tmp_path: Path) -> None:
         "power_limit": "70%",
         "clock_lock": {"graphics": "1200-1500"},
     }
+    capped = fleet.play(role, "--check", esnode_power_profile=profile, esnode_power_ceiling="450W")
+    assert "490 W was asked for; the ceiling makes it 450 W" in " ".join(capped.output.split()), capped.output
     first = fleet.play(role, esnode_power_profile=profile)
     assert first.code == 0 and first.recap("failed") == {"gpu": 0, "cpu": 0}, first.output
     assert fleet.limits("gpu") == [490] * 2 and first.recap("changed")["cpu"] == 0, first.output

@@ -12,16 +12,18 @@ from ansible_collections.esnode.core.plugins.plugin_utils.power_run import plan_
 GROUPS = {"rack": ["a", "b"], "row": ["b", "c"], "other": ["d"], "all": ["a", "b", "c", "d"]}
 
 
-def answer(host: str, gpus: int = 1, **given: Any) -> dict[str, Any]:
+def answer(host: str, gpus: int = 1, persistence: bool = True, **given: Any) -> dict[str, Any]:
     power = {"limit_mw": 700_000, "min_limit_mw": 200_000, "default_limit_mw": 700_000, "max_limit_mw": 700_000}
+    board = {"name": "a board", "power": power, "modes": {"persistence": persistence}}
     return {
-        "gpus": [{"index": i, "uuid": f"GPU-{host}-{i}", "name": "a board", "power": power} for i in range(gpus)],
+        "gpus": [{"index": i, "uuid": f"GPU-{host}-{i}", **board} for i in range(gpus)],
         "unreachable": False,
         "failure": "",
         "budgets": {"rack": "1kW"},
         "share": "equal",
         "host_watts": "0",
-        "ceiling": "",
+        "ceilings": ["", ""],
+        "persistence_mode": "",
         **given,
     }
 
@@ -38,8 +40,9 @@ def test_who_takes_part() -> None:
 
 
 def test_ceilings_and_reserves_are_those_of_the_hosts() -> None:
-    run = plan_run(answers(a={"ceiling": "50%"}, b={"host_watts": "100W"}), GROUPS)
-    assert run["steps"]["a"]["after_mw"] == 350_000 and run["steps"]["b"]["after_mw"] == 650_000
+    run = plan_run(answers(a={"ceilings": ["50%", "300W"]}, b={"host_watts": "100W"}), GROUPS)
+    assert run["steps"]["a"]["after_mw"] == 300_000 and run["steps"]["b"]["after_mw"] == 700_000
+    assert plan_run(answers(a={"ceilings": ["", "350W"]}), GROUPS)["steps"]["a"]["after_mw"] == 350_000
 
 
 def test_another_rack_is_left_alone() -> None:
@@ -52,6 +55,14 @@ def test_unreachable_hosts_may_be_left_out_unless_they_share_a_budget() -> None:
     run = plan_run(answers(c=away), GROUPS, skip_unreachable=True)
     assert run["stops"] == [] and run["gpus"] == ["a", "b"]
     assert "b of it can't be reached" in plan_run(answers(b=away), GROUPS, skip_unreachable=True)["stops"][0]
+
+
+def test_a_limit_that_the_driver_would_forget_is_no_part_of_a_budget() -> None:
+    for given in ({"persistence": False}, {"persistence_mode": False}):
+        (stop,) = plan_run(answers(a=given), GROUPS)["stops"]
+        assert "persistence mode is off on a or would be switched off" in stop
+    assert plan_run(answers(a={"persistence": False, "persistence_mode": True}), GROUPS)["stops"] == []
+    assert plan_run(answers(a={"gpus": 0, "persistence_mode": False}), GROUPS)["stops"] == []
 
 
 @pytest.mark.parametrize(
