@@ -15,6 +15,16 @@ options:
       - A host that has an NVIDIA GPU but no working driver fails all the same.
     type: bool
     default: false
+attributes:
+  platform:
+    description: Linux with the NVIDIA driver.
+    platforms: linux
+    support: full
+  action_group:
+    description: Use C(group/esnode.core.nvml) in C(module_defaults) to set options of all of these modules at once.
+    support: full
+    membership:
+      - esnode.core.nvml
 requirements:
   - >-
     nvidia-ml-py in the Python that runs the module. Without it the copy that comes with the agent is used, from
@@ -49,15 +59,6 @@ attributes:
   diff_mode:
     description: For each GPU that changes, the values that change; and the desired-state file.
     support: full
-  platform:
-    description: Linux with the NVIDIA driver.
-    platforms: linux
-    support: full
-  action_group:
-    description: Use C(group/esnode.core.nvml) in C(module_defaults) to set options of all of these modules at once.
-    support: full
-    membership:
-      - esnode.core.nvml
 notes:
   - Setting takes root (C(become)), and in a container C(CAP_SYS_ADMIN).
   - All GPUs get the setting or none does. Each is read back after it was set. When one fails, those that were set
@@ -93,13 +94,4 @@ attributes:
   idempotent:
     description: Only reads.
     support: full
-  platform:
-    description: Linux with the NVIDIA driver.
-    platforms: linux
-    support: full
-  action_group:
-    description: Use C(group/esnode.core.nvml) in C(module_defaults) to set options of all of these modules at once.
-    support: full
-    membership:
-      - esnode.core.nvml
 """

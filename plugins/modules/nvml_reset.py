@@ -55,15 +55,6 @@ attributes:
   idempotent:
     description: Not with O(when=always).
     support: partial
-  platform:
-    description: Linux with the NVIDIA driver.
-    platforms: linux
-    support: full
-  action_group:
-    description: Use C(group/esnode.core.nvml) in C(module_defaults) to set options of all of these modules at once.
-    support: full
-    membership:
-      - esnode.core.nvml
 notes:
   - A reset can't be undone, so there is no roll-back. When the tool fails its output is returned.
 """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ansible  # type: ignore[import-untyped]
+import pynvml  # type: ignore[import-untyped]
 import pytest
 from nvmlsim import Simulator
 
@@ -21,10 +23,10 @@ BIN = Path(sys.executable).parent
 
 
 class Control:
-    """Runs ansible against this host."""
+    """Runs ansible against this host, with `python` for the modules."""
 
-    def __init__(self, folder: Path, gpus: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, gpus: str, python: str = sys.executable) -> None:
+        self.folder, self.python = folder, python
         self.sim = Simulator(folder / "nvml.state", gpus)
         self.run_dir, self.state_file = folder / "run", folder / "etc/gpu-state.json"
         self.env = {
@@ -46,7 +48,7 @@ class Control:
             "-c",
             "local",
             "-e",
-            f"ansible_python_interpreter={sys.executable}",
+            f"ansible_python_interpreter={self.python}",
         ]
         return subprocess.run(
             [*command, *arguments], env=self.env, cwd=self.folder, capture_output=True, text=True, check=False
@@ -123,6 +125,53 @@ def test_a_play_of_all_of_them_twice(control):
     assert "changed=5" in first.stdout and "failed=0" in first.stdout, first.stdout + first.stderr
     second = c.play(tasks)
     assert "changed=0" in second.stdout and "failed=0" in second.stdout, second.stdout + second.stderr
+
+
+def oldest() -> str | None:
+    """The oldest Python that modules run on, if this machine has one."""
+    found = [*Path.home().glob(".pyenv/versions/3.9.*/bin/python3.9"), shutil.which("python3.9")]
+    return next((str(path) for path in found if path and runs(path)), None)
+
+
+def runs(path: Path | str) -> bool:
+    return subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+def test_every_module_runs_on_the_oldest_python(tmp_path):
+    python = oldest()
+    if not python:
+        pytest.skip("there is no python3.9 here")
+    c = Control(tmp_path, "a6000:1,h100:1", python)
+    # The binding and nothing else.
+    (tmp_path / "packages").mkdir()
+    shutil.copy(pynvml.__file__, tmp_path / "packages")
+    c.env["PYTHONPATH"] = str(tmp_path / "packages")
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\nexec {c.sim.library_dir}/nvmlsim {c.sim.path} reset 0\n")
+    smi.chmod(0o755)
+    keep = {"persist": True, "state_file": str(c.state_file)}
+    tasks = [
+        {"name": "Persistence", "esnode.core.nvml_persistence_mode": {**keep}},
+        {"name": "Limit", "esnode.core.nvml_power_limit": {"limit": "80%", **keep}},
+        {"name": "Clocks", "esnode.core.nvml_clock_lock": {"graphics": "1200-1500", **keep}},
+        {"name": "Compute", "esnode.core.nvml_compute_mode": {"mode": "prohibited", "gpus": "0", **keep}},
+        {"name": "MIG", "esnode.core.nvml_mig": {"gpus": "1", "layout": [{"profile": "3g.40gb"}], **keep}},
+        {"name": "ECC", "esnode.core.nvml_ecc_mode": {"gpus": "0", "enabled": not c.sim.gpu()["ecc_current"]}},
+        {"name": "Reset", "esnode.core.nvml_reset": {"nvidia_smi": str(smi), "state_file": str(c.state_file)}},
+        {"name": "Look", "esnode.core.nvml_info": {}, "register": "seen"},
+        {
+            "name": "All of it is there",
+            "ansible.builtin.assert": {
+                "that": [
+                    "seen.gpus | map(attribute='power.limit_mw') | list == [240000, 560000]",
+                    "seen.gpus[0].modes.ecc == seen.gpus[0].modes.ecc_pending",
+                    "seen.gpus[1].mig_instances | length == 1",
+                ]
+            },
+        },
+    ]
+    done = c.play(tasks)
+    assert "changed=7" in done.stdout and "failed=0" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_failed_task_tells_what_became_of_each_gpu(control):

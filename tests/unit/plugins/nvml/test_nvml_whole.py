@@ -129,6 +129,30 @@ def test_a_fault_at_any_call(write, selected, victim, calls, code, after, times)
         assert not h.ok(module, gpus=[str(index) for index in selected], **options)["changed"]
 
 
+@LIKE_A_PROCESS
+@given(
+    mw=st.integers(200_000, 700_000),
+    steps=st.lists(st.sampled_from([0, 1, 2, 10, 50, 100]), min_size=GPUS, max_size=GPUS),
+    selected=st.sets(st.integers(0, GPUS - 1), min_size=1),
+)
+def test_a_limit_that_the_driver_rounds_is_reached_within_a_watt_or_put_back(mw, steps, selected):
+    """A step of 0 is a driver that keeps each mW; the limit before is a multiple of all of them."""
+    with machine() as h:
+        for index, step in enumerate(steps):
+            h.sim("limit-step", index, step)
+        before = h.settings()
+        made = {index: mw // (1000 * steps[index]) * 1000 * steps[index] if steps[index] else mw for index in selected}
+        options = {"gpus": [str(index) for index in selected], "limit": f"{mw}mW"}
+        done = h("nvml_power_limit", **options)
+        consistent(h, before, sorted(selected), done, set())
+        assert bool(done.get("failed")) == any(mw - real >= 1000 for real in made.values()), done
+        if not done.get("failed"):
+            assert {gpu["index"]: gpu["after"]["limit_mw"] for gpu in done["gpus"]} == made
+            rounded = sum("the driver made it" in warning for warning in done["warnings"])
+            assert rounded == sum(real != mw for real in made.values())
+            assert not h.ok("nvml_power_limit", **options)["changed"]
+
+
 # What a driver that is loaded anew may have forgotten of a GPU, as the simulator names it.
 FORGOTTEN = ("power_limit_mw", "gpu_locked_clocks", "memory_locked_clocks", "compute_mode", "persistence_mode")
 
