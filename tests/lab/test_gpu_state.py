@@ -120,17 +120,18 @@ def test_every_board_over_ssh() -> None:
 def test_a_budget_of_all_hosts_over_ssh_is_kept() -> None:
     with lab.Lab("rack", [lab.Spec("large", gpus="h100:1"), lab.Spec("small", gpus="l40s:2")]) as rack:
         sims = [simulator_with_binding(host) for host in (rack["large"], rack["small"])]
-        sims[1]("persistenced", "on")
-        variables = {"esnode_power_profile": {"power_limit": "90%"}, "esnode_power_budgets": {"all": "900W"}}
-        done = rack.playbook("esnode-power.yml", **variables)
+        budget = {"esnode_power_budgets": {"all": "900W"}}
+        done = rack.playbook("esnode-power.yml", **budget)
         assert done.changed > 0 and "all: 1400 -> 900 W" in done.output, done.output
         assert [limits(sim) for sim in sims] == [[300], [300, 300]]
         for host, sim in zip((rack["large"], rack["small"]), sims, strict=True):
             assert host.run(["systemctl", "is-active", SERVICE]).stdout.strip() == "active"
+            sim("persistenced", "on")
             sim("reload-driver", "--force")
             host.run(["systemctl", "restart", SERVICE])
         assert [limits(sim) for sim in sims] == [[300], [300, 300]]
-        assert rack.playbook("esnode-power.yml", **variables).changed == 0
+        profile = {"esnode_power_profile": {"power_limit": "90%"}}
+        assert rack.playbook("esnode-power.yml", **budget, **profile).changed == 0
 
 
 def test_a_profile_is_set_and_kept(one: lab.Lab, host: lab.Host, sim: nvmlsim.Simulator) -> None:
