@@ -143,7 +143,7 @@ class Gpu:
         self.session = session
         self.index = index
         self.uuid = self.name = self.pci_bus_id = ""
-        self.error: NvmlError | None = None
+        self._failure: NvmlError | None = None
         self.handle: t.Any = None
         try:
             self.handle = session.call("nvmlDeviceGetHandleByIndex", index)
@@ -151,10 +151,15 @@ class Gpu:
             self.name = text(session.call("nvmlDeviceGetName", self.handle))
             self.pci_bus_id = text(session.call("nvmlDeviceGetPciInfo", self.handle).busId)
         except NvmlError as error:
-            self.error = self._own(error)
+            self._failure = error
+
+    @property
+    def error(self) -> NvmlError | None:
+        return self._own(self._failure) if self._failure else None
 
     def __str__(self) -> str:
-        return f"GPU {self.index} ({self.uuid or 'UUID unknown'})"
+        known = self.uuid or (f"at {self.pci_bus_id}" if self.pci_bus_id else "UUID unknown")
+        return f"GPU {self.index} ({known})"
 
     def identity(self) -> dict[str, t.Any]:
         """{index, uuid, name, pci_bus_id}; what could not be read is not in it."""
@@ -326,11 +331,23 @@ class Session:
         """Every GPU that NVML counts, lost ones too."""
         if self._gpus is None:
             self._gpus = [Gpu(self, index) for index in range(self.call("nvmlDeviceGetCount"))]
+            _find_nameless(self._gpus)
         return self._gpus
 
     @property
     def driver_version(self) -> str:
         return text(self.call("nvmlSystemGetDriverVersion"))
+
+
+def _find_nameless(gpus: list[Gpu]) -> None:
+    """A GPU that has fallen off the bus does not tell where it is; the bus does, if it is the only one."""
+    nameless = [gpu for gpu in gpus if not gpu.pci_bus_id]
+    if len(nameless) != 1:
+        return
+    known = {gpu.pci_bus_id.lower()[-12:] for gpu in gpus}  # NVML writes the domain with eight digits, sysfs with four
+    left = [address for address in nvidia_devices() if address not in known]
+    if len(left) == 1:
+        nameless[0].pci_bus_id = f"0000{left[0].upper()}"
 
 
 def text(value: t.Any) -> str:

@@ -72,6 +72,34 @@ def test_a_lost_gpu_is_named_and_keeps_the_others_as_they_are(host):
     assert h.limits() == [300000, 300000, 700000, 300000]
 
 
+def test_the_address_of_a_lost_gpu_is_found_by_elimination(host, tmp_path):
+    h = host("h100:3")
+    addresses = [gpu["pci_bus_id"].lower()[4:] for gpu in h.sim.state()["gpus"]]
+    for address in addresses:
+        device = tmp_path / "bus" / address
+        device.mkdir(parents=True)
+        (device / "vendor").write_text("0x10de\n")
+        (device / "class").write_text("0x030200\n")
+    code = (
+        "from ansible_collections.esnode.core.plugins.module_utils import nvml, _nvml_select\n"
+        f"nvml.nvidia_devices.__defaults__ = ({str(tmp_path / 'bus')!r},)\n"
+        "with nvml.Session() as session:\n"
+        "    print(*[gpu.error for gpu in session.gpus()], sep='\\n')\n"
+        f"    print([gpu.index for gpu in session.gpus() if _nvml_select._matches({addresses[1]!r}, gpu)])\n"
+    )
+
+    def said() -> list[str]:
+        done = subprocess.run([sys.executable, "-c", code], env=h.env, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    h.sim("lose", 1)
+    lost = f"GPU 1 (at 0000{addresses[1].upper()}): the GPU has fallen off the bus"
+    first, second, third, matching = said()
+    assert (first, third, matching) == ("None", "None", "[1]") and second.startswith(lost)
+    h.sim("lose", 2)  # which is which, nobody knows
+    assert "GPU 1 (UUID unknown)" in said()[1] and "GPU 2 (UUID unknown)" in said()[2]
+
+
 def test_a_host_without_a_driver_fails_or_skips(host):
     h = host("h100:2")
     h.sim("unload-driver", "--force")
