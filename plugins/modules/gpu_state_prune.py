@@ -67,7 +67,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
+state_file:
   description: Where the file is.
   returned: success
   type: str
@@ -137,7 +137,8 @@ def main() -> None:
         module.fail_json(msg=str(error), changed=False)
     except OSError as error:
         module.fail_json(msg=f"{params['state_file']} can't be written: {error.strerror}", changed=False)
-    result: dict[str, t.Any] = {"changed": bool(removed), "path": desired.path, "removed": removed}
+    # Not as "path": Ansible would add owner, mode and so on of the file.
+    result: dict[str, t.Any] = {"changed": bool(removed), "state_file": desired.path, "removed": removed}
     if removed and module._diff:
         header = {"before_header": desired.path, "after_header": desired.path}
         result["diff"] = [{**header, "before": desired.before, "after": desired.after}]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.esnode.core.plugins.filter import gpu_facts, power_budget, power_plan
 from nvml_host import MODULES, ROOT, Host
 from nvmlsim import build
 
@@ -125,6 +126,30 @@ def test_what_is_returned_is_what_is_documented(results, module):
         compare({k: v for k, v in result.items() if k not in ANSIBLES_OWN}, documented, "", seen)
     unseen = every_key(documented) - seen
     assert not unseen, f"documented and never returned: {sorted(unseen)}"
+
+
+def complete(value: dict[str, Any], documented: dict[str, Any]) -> None:
+    """All that is documented is there, and nothing else."""
+    seen: set[str] = set()
+    compare(value, documented, "", seen)
+    assert every_key(documented) == seen
+
+
+def test_prune_and_the_filters_return_what_they_document(host):
+    h = host("h100:2")
+    h.ok("nvml_power_limit", gpus="all", limit="300W", persist=True)
+    pruned = h.ok("gpu_state_prune", owner="role", settings=[])
+    pruned = {key: value for key, value in pruned.items() if key not in ANSIBLES_OWN}
+    complete(pruned, yaml.safe_load(importlib.import_module(f"{MODULES}.gpu_state_prune").RETURN))
+    info = h.ok("nvml_info")
+    answer = {"gpus": info["gpus"], "unreachable": False, "failure": "", "budgets": {"rack": "1kW"}, "share": "equal"}
+    answer.update(host_watts=0, ceilings=[], persistence_mode="")
+    for module, made in (
+        (gpu_facts, gpu_facts.gpu_facts(info)),
+        (power_budget, power_budget.power_budget({"gpu01": info["gpus"]}, "1kW")),
+        (power_plan, power_plan.plan_run({"gpu01": answer}, {"rack": ["gpu01"]})),
+    ):
+        complete(made, yaml.safe_load(module.RETURN)["_value"]["contains"])
 
 
 def test_every_module_is_in_the_action_group():
