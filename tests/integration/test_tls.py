@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import shutil
 import signal
 import ssl
@@ -13,6 +15,10 @@ from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, configuration, environment, free_port
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 OPENSSL = shutil.which("openssl")
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="needs the openssl command")
@@ -30,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_pair(folder: Path) -> Path:
     made = openssl(
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90",
         "-keyout", str(folder / "server.key"), "-out", str(folder / "server.crt"),
         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
     )  # fmt: skip
@@ -139,11 +145,56 @@ def test_clients_that_never_finish_the_handshake_shut_nobody_out(tmp_path: Path,
                 one.close()
 
 
-def check(folder: Path, more: str) -> str:
+def command_line(folder: Path, more: str, verb: str = "check-config") -> subprocess.CompletedProcess[str]:
     path = folder / "esnode.toml"
     path.write_text(more)
-    command = [sys.executable, "-m", "esnode", "check-config", "--config", str(path)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False).stderr
+    command = [sys.executable, "-m", "esnode", verb, "--config", str(path)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+
+def check(folder: Path, more: str) -> str:
+    return command_line(folder, more).stderr
+
+
+def let_end(folder: Path, days: float) -> int:
+    """Sign the pair's certificate anew so that it ends in `days`; the Unix time of that."""
+    key = load_pem_private_key((folder / "server.key").read_bytes(), None)
+    old = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    ends = now + datetime.timedelta(days=days)
+    made = x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), 7, now - datetime.timedelta(30), ends)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    (folder / "server.crt").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    return int(ends.timestamp())
+
+
+@pytest.mark.parametrize(("days", "said"), [(-3, "has expired on 20"), (10, "in 10 days"), (90, None)])
+def test_a_certificate_that_ends_soon_is_told_everywhere(tmp_path: Path, days: int, said: str | None) -> None:
+    certs = make_pair(tmp_path)
+    ends = let_end(certs, days)
+    port = free_port()
+    text = configuration(port, more=security(certs, TWO_SUITES))
+    checked = command_line(tmp_path, text)
+    notes = [line for line in checked.stdout.splitlines() if "note: security.tls_cert_path" in line]
+    assert checked.returncode == 0 and len(notes) == bool(said) and (not said or said in notes[0]), checked
+    context = ssl._create_unverified_context()
+    with AgentProcess(tmp_path, text, port) as agent:
+        tls = json.loads(agent.get("/status", context=context)[2])["tls"]
+        assert tls["not_after"] == ends
+        assert said in tls["warning"] if said else tls["warning"] is None
+        line = f"esnode_tls_certificate_not_after_timestamp_seconds {tls['not_after']}"
+        page = agent.get("/metrics", context=context)[2].decode()
+        assert line in page
+        if said:
+            assert said in agent.until_logged("the certificate ")["message"]
+            # The reload takes the new one, and nobody is told of the old one any more.
+            make_pair(certs)
+            assert json.loads(agent.get("/status", context=context)[2])["tls"] == tls, "served is what counts"
+            agent.process.send_signal(signal.SIGHUP)
+            agent.until_logged("configuration reloaded")
+            assert json.loads(agent.get("/status", context=context)[2])["tls"]["warning"] is None
+        else:
+            assert "the certificate " not in agent.text
 
 
 def test_mistakes_in_certificates_are_named(tmp_path: Path, pair: Path) -> None:

@@ -24,6 +24,7 @@ import msgspec
 
 from esnode import __version__, catalogue, config_file, derive, history, systemd, tls
 from esnode import log as logs
+from esnode.certificate import Served
 from esnode.collect import Collector, Roots, Settings, deadline_s
 from esnode.config import RESTART_ONLY, Config
 from esnode.config_file import ConfigError, Loaded
@@ -95,10 +96,14 @@ class Agent:
             self._publish,
         )
         self._context = tls.server_context(loaded.config.security) if loaded.config.security.enable_tls else None
+        self._certificate = self._served(loaded.config)
 
     @property
     def _config(self) -> Config:
         return self._loaded.config
+
+    def _served(self, config: Config) -> Served | None:
+        return Served(self._context, str(config.security.tls_cert_path)) if self._context else None
 
     async def run(self, sockets: list[socket.socket]) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -137,6 +142,8 @@ class Agent:
         systemd.notify("READY=1\nSTATUS=" + self._one_line())
         beat_s = systemd.watchdog_interval_s()
         while True:
+            if self._certificate:
+                self._certificate.remind()
             await asyncio.sleep(beat_s or 60.0)
             if self._ticker_silent_s() < 3 * self._scheduler.interval_s + deadline_s(self._scheduler.interval_s) + 5:
                 systemd.notify("WATCHDOG=1\nSTATUS=" + self._one_line())
@@ -171,9 +178,13 @@ class Agent:
         return {
             catalogue.BUILD_INFO.series(__version__, platform.python_version(), str(driver)): 1,
             catalogue.START_TIME.series(): self._started,
+            **({catalogue.TLS_NOT_AFTER.series(): ends} if (ends := self._certificate_ends()) else {}),
             **self._telemetry.samples(),
             **self._history.samples(),
         }
+
+    def _certificate_ends(self) -> float | None:
+        return self._certificate.not_after if self._certificate else None
 
     def _gpu_detail(self) -> dict[str, Any]:
         runner = self._scheduler.runners.get("gpu")
@@ -191,7 +202,14 @@ class Agent:
             "started": self._started,
             "ready": self._not_ready() is None,
             "interval_seconds": self._scheduler.interval_s,
-            "tls": {"min_version": security.min_tls_version} if self._context else None,
+            "tls": {
+                "min_version": security.min_tls_version,
+                "certificate": self._certificate.path,
+                "not_after": self._certificate.not_after,
+                "warning": self._certificate.warning(),
+            }
+            if self._certificate
+            else None,
             "config": {
                 "path": str(self._loaded.path),
                 "loaded": self._loaded_at,
@@ -229,6 +247,7 @@ class Agent:
                 raise ConfigError(mistakes)
             if self._context and loaded.config.security.enable_tls:
                 tls.configure(self._context, loaded.config.security)
+                self._certificate = self._served(loaded.config)
         except (ConfigError, OSError, ValueError) as error:
             self._reload_error = getattr(error, "mistakes", [str(error)])
             self._telemetry.reload("failure")

@@ -117,6 +117,9 @@ SCRAPE_DURATION = _histogram(
 HTTP_REQUESTS = _counter(
     "esnode_http_requests_total", "count", "route method code", "HTTP requests answered, by route template."
 )
+TLS_NOT_AFTER = _gauge(
+    "esnode_tls_certificate_not_after_timestamp_seconds", "s", "", "Unix time at which the served certificate ends."
+)
 
 # The store of the node's own history
 TSDB_SAMPLES_APPENDED = _counter("esnode_tsdb_samples_appended_total", "count", "", "Samples put into the local store.")

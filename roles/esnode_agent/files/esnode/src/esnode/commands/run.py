@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esnode import history, tls
+from esnode.certificate import Served
 from esnode.config import Config
 from esnode.config_file import ConfigError, Loaded, load
 
@@ -49,7 +50,9 @@ def _checked(path: Path) -> Loaded:
 
 def _check_config(options: argparse.Namespace) -> int:
     loaded = _checked(options.config)
-    for notice in loaded.notices:
+    security = loaded.config.security
+    served = Served(tls.server_context(security), str(security.tls_cert_path)) if security.enable_tls else None
+    for notice in (*loaded.notices, *filter(None, [served and served.warning()])):
         print(f"{options.config}: note: {notice}")
     print(f"{options.config}: OK")
     return 0

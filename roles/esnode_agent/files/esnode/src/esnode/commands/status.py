@@ -50,6 +50,8 @@ def describe(status: dict[str, Any]) -> str:
             f"  GPU {gpu['index']} {gpu['name']} {gpu['uuid']} {gpu['state']} {gpu.get('error') or ''}".rstrip()
         )
     lines.append(_described_store(status["tsdb"]))
+    if status["tls"] and status["tls"]["warning"]:
+        lines.append(f"  {status['tls']['warning']}")
     for key in status["config"]["restart_needed_for"]:
         lines.append(f"  {key} has changed in {status['config']['path']} and needs a restart")
     for error in status["config"]["reload_errors"]:
