@@ -111,8 +111,9 @@ def trouble(client: Client, version: str, before: Status | None, allow_fewer_gpu
     if before and "gpu" in status["collectors"] and not allow_fewer_gpus:
         were, are = len(working(before)), len(working(status))
         if are < were:
+            why = f" ({', '.join(broken(status))})" if broken(status) else ""
             lines.append(
-                f"{were} GPUs were well before, {are} are now{_broken(status)}; if they were taken out: "
+                f"{were} GPUs were well before, {are} are now{why}; if they were taken out: "
                 "esnode_agent_allow_fewer_gpus=true"
             )
     return lines
@@ -127,11 +128,6 @@ def broken(status: Status) -> list[str]:
     """A line for each GPU that can't be read."""
     bad = [gpu for gpu in status["gpus"] if gpu not in working(status)]
     return [f"GPU {gpu.get('index', '?')} ({gpu['name'] or 'unknown'}) is {gpu['state']}" for gpu in bad]
-
-
-def _broken(status: Status) -> str:
-    lines = broken(status)
-    return f" ({', '.join(lines)})" if lines else ""
 
 
 def _in(status: Status | None, *states: str) -> list[tuple[str, Status]]:
