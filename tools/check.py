@@ -41,10 +41,16 @@ class Check:
     python: str | None = None  # a version; None is the newest
     needs: tuple[str, ...] = ()  # paths: nothing to check without one of them
     tarball: bool = False  # reads what `build` makes
+    shares: bool = False  # a pytest that leaves a core to others
 
     @property
     def pytest(self) -> bool:
         return self.command[0] == "pytest"
+
+    @property
+    def live(self) -> bool:
+        """A pytest that takes all cores by itself, and shows what it does."""
+        return self.pytest and not self.shares
 
 
 @dataclass
@@ -104,13 +110,16 @@ def tests() -> Iterator[Check]:
         name, paths = f"unit-core2.16-{oldest}", ("tests/unit/plugins", "tests/unit/roles")
         there = tuple(path for path in paths if (ROOT / path).is_dir())
         yield Check(name, "full", "test-core216", ("pytest", "-n", "2", *there), oldest, paths)
-    yield Check("simulator-slow", "full", "test", ("pytest", "-m", "slow", "tests/nvmlsim"), needs=("tests/nvmlsim",))
     peers = ("pytest", "-n", "2", "tests/integration")
     yield Check("integration", "full", "integration", peers, needs=("tests/integration",))
     # A booted host lives through a file.
     yield Check("lab", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/lab"), needs=("tests/lab",))
-    yield Check("molecule", "full", "test", ("pytest", "tests/molecule"), needs=("extensions/molecule",))
     yield Check("e2e", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/e2e"), needs=("tests/e2e",))
+    # One test after the other, which mostly wait for hosts.
+    molecule = ("pytest", "tests/molecule")
+    yield Check("molecule", "full", "test", molecule, needs=("extensions/molecule",), shares=True)
+    slow = ("pytest", "-m", "slow", "tests/nvmlsim")
+    yield Check("simulator-slow", "full", "test", slow, needs=("tests/nvmlsim",), shares=True)
 
 
 def release() -> Iterator[Check]:
@@ -186,7 +195,7 @@ def run(check: Check) -> Outcome:
         log.write_text(f"{missing}\n")
         return Outcome("FAILED", str(missing), counts=Counter(failed=1))
     more = ["-q", f"--junitxml={xml}"] if check.pytest else []
-    code = run_logged(venv, [*check.command, *more], log, live=check.pytest)
+    code = run_logged(venv, [*check.command, *more], log, live=check.live)
     seconds = time.monotonic() - began
     counts, skips = junit(xml) if xml.exists() else (Counter(), Counter())
     if check.pytest and code == 5 and not counts:
@@ -253,7 +262,7 @@ def main(words: list[str]) -> int:
         outcome = run(check)
         with lock:
             outcomes[check.name] = outcome
-            if outcome.state == "FAILED" and not check.pytest:
+            if outcome.state == "FAILED" and not check.live:
                 print((LOGS / f"{check.name}.log").read_text(errors="replace"))
             print(f"-- {check.name}: {outcome.state} {outcome.note} ({outcome.seconds:.1f} s)", flush=True)
             failing = (failed_last - set(outcomes)) | {
@@ -261,9 +270,9 @@ def main(words: list[str]) -> int:
             }
             FAILED_LAST.write_text(json.dumps(sorted(failing)))
 
-    # pytest takes all cores by itself; the rest share them.
-    for by_themselves, group in itertools.groupby(todo, lambda check: check.pytest or check is BUILD):
-        with ThreadPoolExecutor(1 if by_themselves else os.cpu_count()) as pool:
+    # What makes something that others wait for runs by itself, too.
+    for alone, group in itertools.groupby(todo, lambda check: check.live or check is BUILD):
+        with ThreadPoolExecutor(1 if alone else os.cpu_count()) as pool:
             list(pool.map(one, group))
     outcomes = {check.name: outcomes[check.name] for check in todo}
     summary(outcomes)
