@@ -16,10 +16,14 @@ lab-shell: ## a shell in one of them, HOST=node1
 lab-down: ## take them down, and what killed tests have left
 	@tools/py tests/lab down
 
-MOLECULE ?= test --all
+MOLECULE ?=
 
 .PHONY: molecule
 molecule: ## the scenarios of extensions/molecule on lab hosts; MOLECULE="converge -s tls" for a part
+ifeq ($(MOLECULE),)
+	@venv=$$(tools/py tools/env.py test) && "$$venv/bin/pytest" -q tests/molecule
+else
 	@venv=$$(tools/py tools/env.py molecule) && deploy=$$(tools/py tools/env.py deploy) && mkdir -p build/molecule && \
 	PATH="$$venv/bin:$$PATH" ANSIBLE_HOME="$$PWD/build/ansible" \
 	ESNODE_ANSIBLE_COLLECTIONS="$$(echo "$$deploy"/lib/python3.*/site-packages)" "$$venv/bin/molecule" $(MOLECULE)
+endif
