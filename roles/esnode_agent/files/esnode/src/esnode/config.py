@@ -28,7 +28,7 @@ class Agent(Struct, frozen=True, kw_only=True):
             description='"host:port", such as "0.0.0.0:9100" or "[::]:9100"',
         ),
     ] = "0.0.0.0:9100"
-    """Where HTTP is served. An empty host is every address."""
+    """Where HTTP is served. An empty host is every address; `[::]` is those of IPv6 alone."""
     scrape_interval_seconds: Annotated[
         float, Meta(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600")
     ] = 15.0
