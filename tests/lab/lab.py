@@ -228,11 +228,24 @@ class Lab:
         }
         return "\n".join(yaml(inventory, 0)) + "\n"
 
-    def playbook(self, playbook: str, *options: str, **variables: Any) -> Run:
-        """Run one of the collection's playbooks; `self.collections` tells whose."""
+    def playbook(
+        self,
+        playbook: str,
+        *options: str,
+        collections: Path | None = None,
+        started: Callable[[subprocess.Popen[str]], None] = lambda _process: None,
+        **variables: Any,
+    ) -> Run:
+        """Run one of the collection's playbooks; `collections` or else `self.collections` tells whose."""
         mine = {"esnode_agent_cache_dir": str(ROOT / "build/releases"), "esnode_tls_ca_dir": str(self.slot.path / "ca")}
         return run_playbook(
-            self.collections, playbook, self.inventory, {**mine, **variables}, options, home=self.slot.path / "ansible"
+            collections or self.collections,
+            playbook,
+            self.inventory,
+            {**mine, **variables},
+            options,
+            home=self.slot.path / "ansible",
+            started=started,
         )
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,9 @@ def run_playbook(
     options: Sequence[str],
     *,
     home: Path,
+    started: Callable[[subprocess.Popen[str]], None] = lambda _process: None,
 ) -> Run:
+    """`started` is given the process once it runs, for who wants to end it."""
     # Compiled modules are kept: PYTHONDONTWRITEBYTECODE would make each run of Ansible take twice as long.
     dropped = ("ANSIBLE_", "PYTHONDONTWRITEBYTECODE")
     environment = {
@@ -70,5 +72,8 @@ def run_playbook(
     }
     command = [str(ansible() / "ansible-playbook"), "-v", "-i", str(inventory), "-e", json.dumps(variables), *options]
     command.append(str(collections / "ansible_collections/esnode/core/playbooks" / playbook))
-    done = subprocess.run(command, cwd=inventory.parent, env=environment, capture_output=True, text=True)
-    return Run(done.returncode, done.stdout + done.stderr)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=inventory.parent, env=environment, text=True, **pipes) as process:
+        started(process)
+        out, errors = process.communicate()
+    return Run(process.returncode, out + errors)
