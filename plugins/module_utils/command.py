@@ -10,6 +10,7 @@ import typing as t
 
 Run = t.Callable[..., tuple[int, str, str]]  # AnsibleModule.run_command
 _KEPT = ("HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+_RUNTIME_DIRS = "/run/user"
 
 
 class Failed(Exception):
@@ -18,7 +19,12 @@ class Failed(Exception):
 
 def attempt(run: Run, command: t.Sequence[str], limit_s: int = 300) -> tuple[int, str]:
     """(exit code, output and errors) of a command; 124 when it took longer, 127 when it is not there."""
-    environment = [f"{k}={os.environ[k]}" for k in _KEPT if k in os.environ]
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    # Where the user's service manager is found: unset in a session without PAM, and another user's after su.
+    runtime_dir = os.path.join(_RUNTIME_DIRS, str(os.geteuid()))
+    if os.path.isdir(runtime_dir):
+        kept["XDG_RUNTIME_DIR"] = runtime_dir
+    environment = [f"{name}={value}" for name, value in kept.items()]
     environment += ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]
     code, out, err = run(["/usr/bin/env", "-i", *environment, "timeout", str(limit_s), *command])
     return code, out + err

@@ -63,8 +63,6 @@ class Systemd:
         self._run = run
         self._environment = os.path.join(layout["config_dir"], "environment")
         user = layout["scope"] == "user"
-        if user:
-            os.environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
         self._systemctl = ["systemctl", *(["--user"] if user else [])]
         self._journal = ["journalctl", *(["--user"] if user else []), "--no-pager", "--output=cat", "--lines=15"]
 

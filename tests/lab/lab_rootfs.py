@@ -15,7 +15,7 @@ from pathlib import Path
 RELEASES = ("bookworm", "trixie")
 
 # What a small server has. Left out: python3-venv, pip, curl, openssl and apt, which the collection must not need.
-SYSTEM = ("systemd", "systemd-sysv", "dbus", "libstdc++6", "netbase")
+SYSTEM = ("systemd", "systemd-sysv", "libpam-systemd", "dbus", "libstdc++6", "netbase")
 PACKAGES = (*SYSTEM, "python3", "openssh-server", "sudo", "iproute2", "procps")
 NOT_UNPACKED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # A throw-away host needs no login on a console and no housekeeping.
