@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """TLS of the HTTP face: which versions and suites are offered, with which certificate.
 
-Python's ssl has no way to choose TLS 1.3 suites; OpenSSL's own configuration has, and reads it once, when ssl is
-first imported. So `restrict_handshake` runs before anything imports ssl, and ssl is imported inside functions here.
+Python's ssl has no way to choose TLS 1.3 suites; OpenSSL's own configuration has, and reads it once, when ssl or
+hashlib is first imported. So `restrict_handshake` runs before anything imports one of them, and ssl is imported inside
+functions here.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ _SYSTEM_CONFIGS = ("/etc/pki/tls/openssl.cnf", "/etc/ssl/openssl.cnf", "/usr/lib
 def restrict_handshake(security: Security) -> None:
     """Make OpenSSL offer only the TLS 1.3 suites of `cipher_suites`; nothing to do when the list is empty.
 
-    Raises RuntimeError when ssl has been imported already, since the choice would silently not count.
+    Raises RuntimeError when ssl or hashlib has been imported already, since the choice would silently not count.
     """
     suites = [s for s in security.cipher_suites if s in TLS13_SUITES]
     if not (security.enable_tls and suites):
         return
-    if "_ssl" in sys.modules:
-        raise RuntimeError("ssl was imported before the cipher suites were chosen")
+    # Whichever comes first has OpenSSL read its configuration.
+    if early := {"_ssl", "_hashlib"} & sys.modules.keys():
+        raise RuntimeError(f"{', '.join(sorted(early))} was imported before the cipher suites were chosen")
     before = os.environ.get("OPENSSL_CONF")
     fd = os.memfd_create("esnode-openssl.cnf")
     os.write(fd, _openssl_config(suites, before).encode())

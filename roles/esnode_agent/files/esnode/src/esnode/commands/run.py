@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esnode import history, tls
+from esnode import tls
 from esnode.certificate import Served
 from esnode.config import Config
 from esnode.config_file import ConfigError, Loaded, load
@@ -31,6 +31,8 @@ def register(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 
 def _tried_out(config: Config) -> list[str]:
     """What is wrong with the files that the configuration names."""
+    from esnode import history  # it uses OpenSSL, which has to know its suites before
+
     return [*tls.check(config.security), *history.check(config.tsdb)]
 
 
