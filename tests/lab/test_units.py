@@ -99,6 +99,20 @@ def test_exposure_is_low_and_the_units_are_free_of_warnings(hosts: lab.Lab, name
 
 
 @pytest.mark.parametrize("name", RELEASES)
+def test_the_kernel_knows_the_ceilings(hosts: lab.Lab, name: str) -> None:
+    group = shell(hosts[name], "systemctl show -P ControlGroup esnode-core")
+    # Files of cgroup v2 and of v1, of which one is there.
+    ceilings = {
+        "536870912": (f"{group}/memory.max", f"memory{group}/memory.limit_in_bytes"),
+        "256": (f"{group}/pids.max", f"pids{group}/pids.max"),
+        "200000": (f"{group}/cpu.max", f"cpu{group}/cpu.cfs_quota_us"),
+    }
+    for limit, files in ceilings.items():
+        said = shell(hosts[name], "cd /sys/fs/cgroup; cat " + " ".join(f"./{file}" for file in files), check=False)
+        assert said.split()[:1] == [limit], (files, said)
+
+
+@pytest.mark.parametrize("name", RELEASES)
 def test_the_sandbox_takes_no_series_away(hosts: lab.Lab, name: str) -> None:
     host = hosts[name]
 
