@@ -56,12 +56,15 @@ def open(path: Path, options: Options | None = None) -> Store:
     return Store(path, options or Options())
 
 
-def open_for_reading(path: Path, key_file: Path | None = None) -> ReadOnlyStore:
-    """Open a store for reading only, whether or not another process writes it."""
+def open_for_reading(path: Path, key_file: Path | None = None, *, still: bool = False) -> ReadOnlyStore:
+    """Open a store for reading only, whether or not another process writes it.
+
+    `still`: what comes after the first selection is not seen; for a reader that makes many and ends.
+    """
     _load()
     from esnode.store.store import ReadOnlyStore
 
-    return ReadOnlyStore(path, key_file)
+    return ReadOnlyStore(path, key_file, still=still)
 
 
 def _load() -> None:

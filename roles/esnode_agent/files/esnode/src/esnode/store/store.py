@@ -257,10 +257,15 @@ class Store(Selecting):
 
 
 class ReadOnlyStore(Selecting):
-    """A store that another process may be writing, as it is on the disk. Writes nothing."""
+    """A store that another process may be writing, as it is on the disk. Writes nothing.
 
-    def __init__(self, path: Path, key_file: Path | None = None) -> None:
+    `still`: all selections see what was there at the first one; many small ones cost far less so.
+    """
+
+    def __init__(self, path: Path, key_file: Path | None = None, *, still: bool = False) -> None:
         self.path = path
+        self._still = still
+        self._seen: tuple[list[Block], list[HotView]] | None = None
         if not (path / FILE).exists():
             raise StoreError(f"there is no store in {path}")
         keys: list[Key] = read_keys(key_file) if key_file else []
@@ -280,6 +285,8 @@ class ReadOnlyStore(Selecting):
         self._catalog = Catalog(self._readers, self._envelope, self.damage)
 
     def _now(self) -> tuple[list[Block], list[HotView]]:
+        if self._seen is not None:
+            return self._seen
         # The log first, as above.
         try:
             with self._readers.connection() as connection:
@@ -290,7 +297,10 @@ class ReadOnlyStore(Selecting):
         blocks = self._catalog.blocks()
         sealed = {block.number for block in blocks}
         views = [HotView(epoch.number, epoch.series, epoch.by_name, epoch.parts()) for epoch in epochs]
-        return blocks, [view for view in views if view.number not in sealed]
+        found = blocks, [view for view in views if view.number not in sealed]
+        if self._still:
+            self._seen = found
+        return found
 
     def close(self) -> None:
         """Close."""
