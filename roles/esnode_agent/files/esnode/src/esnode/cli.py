@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esnode import __version__
-from esnode.commands import CommandError, run, status
+from esnode.commands import CommandError, history, run, status
 from esnode.config_file import ConfigError
 
-GROUPS = (run, status)
+GROUPS = (run, status, history)
 """Each adds its commands, in this order."""
 
 DEFAULT_CONFIG = "/etc/esnode/esnode.toml"
@@ -22,7 +22,7 @@ DEFAULT_CONFIG = "/etc/esnode/esnode.toml"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 failed, 2 wrong usage."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         code = int(options.command(options))
         sys.stdout.flush()  # here, where a pipe that broke is known
@@ -32,13 +32,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"esnode-core: {mistake}", file=sys.stderr)
         return 1
     except CommandError as error:
-        print(f"esnode-core: {error}", file=sys.stderr)
-        return 1
+        for line in str(error).splitlines():
+            print(f"esnode-core: {line}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--from -1h` as `--from=-1h`, since argparse would take -1h for an option."""
+    joined: list[str] = []
+    for one in arguments:
+        if joined and joined[-1] in ("--from", "--to") and one.startswith("-") and not one.startswith("--"):
+            joined[-1] += f"={one}"
+        else:
+            joined.append(one)
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:

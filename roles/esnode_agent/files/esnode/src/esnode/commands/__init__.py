@@ -17,3 +17,11 @@ if TYPE_CHECKING:
 
 class CommandError(Exception):
     """A command can't do what it was asked; the text says what, where and what to do. Ends with exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(CommandError):
+    """The arguments make no sense."""
+
+    exit_code = 2

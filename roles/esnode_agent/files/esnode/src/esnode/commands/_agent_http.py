@@ -19,6 +19,14 @@ class NoAnswer(CommandError):
     """Nobody answers at the agent's address."""
 
 
+class Refused(CommandError):
+    """The agent answers with an error; `code` is the HTTP status."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def add_url(parser: argparse.ArgumentParser) -> None:
     """Add the option that names another agent."""
     parser.add_argument(
@@ -60,22 +68,26 @@ class AgentHttp:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
 
-    def open(self, path: str, timeout_s: float = 10) -> HTTPResponse:
-        """GET a path; NoAnswer when nobody answers, CommandError when the answer is an error."""
+    def open(self, path: str, timeout_s: float = 10, accept_encoding: str = "identity") -> HTTPResponse:
+        """GET a path; NoAnswer when nobody answers, Refused when the answer is an error."""
+        import ssl
         import urllib.error
+        import urllib.request
 
         url = self.url + path
         try:
-            answer: HTTPResponse = self._opener.open(url, timeout=timeout_s)
+            request = urllib.request.Request(url, headers={"Accept-Encoding": accept_encoding})
+            answer: HTTPResponse = self._opener.open(request, timeout=timeout_s)
             return answer
         except urllib.error.HTTPError as error:
             text = error.read(200).decode(errors="replace").strip()
-            raise CommandError(f"{url} answered {error.code}: {text}") from None
+            raise Refused(error.code, f"{url} answered {error.code}: {text}") from None
         except (urllib.error.URLError, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise NoAnswer(
-                f"no answer from {url}: {reason}; does the agent run (systemctl status esnode-core)?"
-            ) from None
+            hint = "does the agent run (systemctl status esnode-core)?"
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                hint = "SSL_CERT_FILE=CA.pem in the environment names a CA to trust"
+            raise NoAnswer(f"no answer from {url}: {reason}; {hint}") from None
 
     def get(self, path: str) -> bytes:
         """The body of a path; as `open`."""
