@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esnode import __version__
-from esnode.commands import CommandError, history, run, status, top
+from esnode.commands import CommandError, backup, history, restore, run, status, top
 from esnode.config_file import ConfigError
 
-GROUPS = (run, status, history, top)
+GROUPS = (run, status, history, top, backup, restore)
 """Each adds its commands, in this order."""
 
 DEFAULT_CONFIG = "/etc/esnode/esnode.toml"

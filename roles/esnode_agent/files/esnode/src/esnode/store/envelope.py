@@ -45,6 +45,10 @@ class Envelope:
         """Bytes that wrapping adds."""
         return _NAME + (_CRC if self.writes == PLAIN else _NONCE + 16)
 
+    def knows(self, blob: bytes) -> bool:
+        """Whether the key that this blob names is at hand."""
+        return blob[:_NAME] == PLAIN or blob[:_NAME] in self._ciphers
+
     def wrap(self, kind: bytes, number: int, payload: bytes) -> bytes:
         """Return the blob for this payload."""
         identity = self._identity(kind, number)

@@ -1,0 +1,116 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where backups lie: a folder here; a bucket and a tar look the same."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from esnode.backup import BackupError
+from esnode.store.identity import sync_folder
+
+KNOWN = re.compile(r"(manifests|blocks|head|config)/[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Names of the files of a backup; others are left alone."""
+_DRAFT = ".new"
+
+
+class Place(Protocol):
+    """Files by name. Reading, writing and deleting raise OSError with the reason."""
+
+    def sizes(self) -> dict[str, int]:
+        """All files, with their sizes in bytes."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file there, whole or not at all; it is durable when this returns."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files."""
+
+    def __str__(self) -> str: ...
+
+
+class Folder:
+    """A folder of this machine. What root writes there belongs to whom the folder does, so that its owner can go on."""
+
+    def __init__(self, path: Path, what: str = "") -> None:
+        self.path, self._what = path, what or str(path)
+
+    def __str__(self) -> str:
+        return self._what
+
+    def sizes(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in ("manifests", "blocks", "head", "config"):
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.path / part) as entries:
+                for entry in entries:
+                    name = f"{part}/{entry.name}"
+                    if KNOWN.fullmatch(name) and not name.endswith(_DRAFT):
+                        found[name] = entry.stat().st_size
+        return found
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.path / name
+        draft = path.with_name(path.name + _DRAFT)
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700)
+            self._own(path.parent)
+        try:
+            with open(draft, "wb", opener=_private) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._own(draft)
+            draft.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+        sync_folder(path.parent)
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+
+    def _own(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            status = self.path.stat()
+            os.chown(path, status.st_uid, status.st_gid)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one that changes this folder, which is made if need be; BackupError when somebody else does."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._own(self.path / "lock")
+        except OSError as error:
+            raise BackupError(f"can't write to {self.path}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno != errno.EWOULDBLOCK:
+                    raise BackupError(f"can't lock {self.path}/lock: {error.strerror}") from error
+                raise BackupError(f"another backup to {self.path} is running: wait until it has ended") from error
+            for draft in self.path.glob(f"*/*{_DRAFT}"):  # of one that was cut off
+                draft.unlink()
+            yield
+        finally:
+            os.close(handle)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
