@@ -17,7 +17,7 @@ from esnode.backup.places import Place
 
 FORMAT = 1
 FOLDER = "manifests"
-_NAME = re.compile(rf"{FOLDER}/(\d{{8}}T\d{{6}}\.\d{{3}}Z)-([0-9a-f]{{16}})\.json")
+_NAME = re.compile(FOLDER + r"/(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z-[0-9a-f]{16}\.json")
 _STAMP = "%Y%m%dT%H%M%S.%f"
 
 
@@ -84,10 +84,10 @@ def taken_ms(name: str) -> int | None:
     if found is None:
         return None
     try:
-        moment = datetime.strptime(found[1][:-1], _STAMP).replace(tzinfo=timezone.utc)
+        *moment, ms = map(int, found.groups())
+        return round(datetime(*moment, tzinfo=timezone.utc).timestamp()) * 1000 + ms  # type: ignore[arg-type, misc]
     except ValueError:
         return None
-    return round(moment.timestamp() * 1000)
 
 
 def newest_first(names: Iterable[str]) -> list[str]:

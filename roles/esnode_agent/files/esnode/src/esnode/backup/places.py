@@ -65,6 +65,7 @@ class Folder:
         path = self.path / name
         draft = path.with_name(path.name + _DRAFT)
         if not path.parent.exists():
+            self.path.mkdir(mode=0o700, exist_ok=True)
             path.parent.mkdir(mode=0o700)
             self._own(path.parent)
         try:
@@ -93,7 +94,8 @@ class Folder:
     def locked(self) -> Iterator[None]:
         """Be the only one that changes this folder, which is made if need be; BackupError when somebody else does."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Not its parents: where they are missing, something is probably not mounted.
+            self.path.mkdir(mode=0o700, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._own(self.path / "lock")
         except OSError as error:

@@ -1,0 +1,433 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backups of a store that is open: what they share, what they leave out, and that a restored one is the same."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from esnode import store
+from esnode.backup import BackupError, configuration
+from esnode.backup.keep import DAY_MS, doomed, prune
+from esnode.backup.manifest import newest_first, read, taken_ms
+from esnode.backup.places import Folder
+from esnode.backup.recover import Owner, choose, restore, verify
+from esnode.backup.take import Taken, mirror, take
+from esnode.backup.tarball import TarWriter, unpack
+from esnode.config import Config, Orchestrator, Security
+from esnode.store.backup import Source
+from esnode.store.keys import read_keys
+from esnode.store.store import Store
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from samples import STALE, START_MS, bits, fill, named, row
+
+Opener = Callable[..., Store]
+Dump = list[tuple[store.SeriesId, bytes, list[int]]]
+
+
+def backup(place: Folder | TarWriter, path: Path, now_ms: int = START_MS, key_file: Path | None = None) -> Taken:
+    source = Source(path, read_keys(key_file) if key_file else ())
+    try:
+        return take(place, source, [], [], now_ms, "node01")
+    finally:
+        source.close()
+
+
+def restored(place: Folder, path: Path, at_ms: int | None = None) -> Path:
+    restore(place, choose(place, at_ms)[1], path, None, Owner())
+    return path
+
+
+def dump(path: Path, key_file: Path | None = None) -> Dump:
+    with store.open_for_reading(path, key_file) as one:
+        return [(data.series, data.times.tobytes(), bits(data.values)) for data in one.select()]
+
+
+def damage(path: Path, table: str, number: int) -> None:
+    """Flip a bit in the middle of a blob."""
+    with sqlite3.connect(path / "store.db") as connection:
+        blob = bytearray(connection.execute(f"SELECT body FROM {table} WHERE id = ?", (number,)).fetchone()[0])
+        blob[len(blob) // 2] ^= 1
+        connection.execute(f"UPDATE {table} SET body = ? WHERE id = ?", (bytes(blob), number))
+    connection.close()
+
+
+def test_a_restored_store_is_the_same_and_goes_on(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 300)
+    one.append(START_MS + 300 * 15_000, {named(0): STALE, named(1): -0.0})
+    one.seal()
+    expected = fill(one, 40, series=9, first=400)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    taken = backup(place, one.path)
+    assert (len(taken.manifest.blocks), len(taken.manifest.head), taken.manifest.damaged) == (1, 1, 0)
+    assert taken.manifest.first_ms == START_MS
+    assert taken.manifest.last_ms == START_MS + 439 * 15_000
+    again = restored(place, tmp_path / "again")
+    assert dump(again) == dump(one.path)
+    with store.open(again, store.Options(wall=lambda: START_MS / 1000)) as other:
+        assert other.stats().damaged == {}
+        assert other.stats().hot_rows == 40
+        more = fill(other, 5, series=9, first=500)
+        other.seal()
+        got = {data.series: data for data in other.select(from_ms=START_MS + 400 * 15_000)}
+        for series, samples in expected.samples.items():
+            assert bits(got[series].values) == bits([*samples.values(), *more.samples[series].values()])
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.sampled_from(["append", "other series", "flush", "seal", "backup", "restart"]), min_size=1, max_size=14
+    )
+)
+def test_whatever_happens_between_backups_each_is_the_store_of_its_moment(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("steps")
+    place = Folder(folder / "backups")
+    place.path.mkdir()
+    options = store.Options(wall=lambda: START_MS / 1000)
+    one = store.open(folder / "store", options)
+    tick = 0
+    wanted: list[Dump] = []
+    for step in [*steps, "append", "backup"]:
+        if step in ("append", "other series"):
+            fill(one, 7, series=5 if step == "append" else 90, first=tick)
+            tick += 7
+        elif step == "restart":
+            one.close()
+            one = store.open(folder / "store", options)
+        elif step == "seal":
+            one.seal()
+        else:
+            one.flush()
+        if step == "backup":
+            backup(place, one.path, START_MS + 1000 * len(wanted))
+            wanted.append(dump(one.path))
+    one.close()
+    assert verify(place, print) == (len(wanted), 0)
+    for number, expected in enumerate(wanted):
+        assert dump(restored(place, folder / f"restored{number}", START_MS + 1000 * number)) == expected
+
+
+def test_only_what_is_new_is_written(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 200)
+    one.seal()
+    fill(one, 20, first=200)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    backup(place, one.path)
+    before = place.sizes()
+    nothing_new = backup(place, one.path, START_MS + 1000)
+    assert nothing_new.files == 1  # the manifest
+    fill(one, 20, first=220)
+    one.flush()
+    more_rows = backup(place, one.path, START_MS + 2000)
+    assert more_rows.files == 2
+    assert len(more_rows.manifest.head) == 2
+    one.seal()
+    a_block = backup(place, one.path, START_MS + 3000)
+    new = set(place.sizes()) - set(before)
+    assert sorted(name.split("/")[0] for name in new) == ["blocks", "head", "manifests", "manifests", "manifests"]
+    assert a_block.manifest.head == []
+    assert dump(restored(place, tmp_path / "again")) == dump(one.path)
+
+
+def test_a_file_that_is_gone_or_cut_is_made_anew(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 200)
+    one.seal()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    first = backup(place, one.path)
+    os.truncate(place.path / first.manifest.blocks[0].name, 10)
+    assert verify(place, print) == (0, 1)
+    backup(place, one.path, START_MS + 1000)
+    assert verify(place, print) == (2, 0)  # the file has the name of its content
+
+
+def test_encrypted_blobs_stay_so_and_need_no_key(opened: Opener, tmp_path: Path, key_file: Path) -> None:
+    one = opened(key_file=key_file)
+    fill(one, 100)
+    one.seal()
+    fill(one, 10, first=100)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    taken = backup(place, one.path)
+    assert taken.manifest.encrypted
+    assert taken.manifest.first_ms is None
+    for name in place.sizes():
+        assert b"esnode_test_celsius" not in place.read(name)
+    again = restored(place, tmp_path / "again")
+    with pytest.raises(store.WrongKey, match="is encrypted with key"):
+        store.open(again)
+    assert dump(again, key_file) == dump(one.path, key_file)
+    with_key = backup(place, one.path, START_MS + 1000, key_file)
+    assert with_key.files == 1
+    assert with_key.manifest.first_ms == START_MS
+
+
+def test_a_rotated_key_makes_blocks_anew_and_old_backups_keep_theirs(
+    opened: Opener, tmp_path: Path, key_file: Path
+) -> None:
+    one = opened(key_file=key_file)
+    fill(one, 100)
+    one.seal()
+    one.close()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    old = backup(place, one.path)
+    both = tmp_path / "both"
+    both.write_text("22" * 32 + "\n" + key_file.read_text())
+    both.chmod(0o600)
+    one = opened(key_file=both)
+    one.settle()
+    one.close()
+    new = backup(place, one.path, START_MS + 1000)
+    assert not {file.name for file in new.manifest.blocks} & {file.name for file in old.manifest.blocks}
+    only_new = tmp_path / "new"
+    only_new.write_text("22" * 32)
+    only_new.chmod(0o600)
+    assert dump(restored(place, tmp_path / "now"), only_new) == dump(one.path, only_new)
+    assert dump(restored(place, tmp_path / "before", START_MS), key_file) == dump(one.path, only_new)
+
+
+def test_damage_is_said_and_the_rest_is_there(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 100, series=200)  # four groups
+    one.seal()
+    one.close()
+    with sqlite3.connect(one.path / "store.db") as connection:
+        numbers = [number for (number,) in connection.execute("SELECT id FROM chunk ORDER BY id")]
+    connection.close()
+    damage(one.path, "chunk", numbers[1])
+    damage(one.path, "grp", numbers[0] & 0xFFFFFFF)  # there is a second copy of it
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    taken = backup(place, one.path)
+    assert taken.manifest.damaged == 1
+    assert backup(place, one.path, START_MS + 1000).manifest.damaged == 1  # not read again, but still so
+    again = restored(place, tmp_path / "again")
+    assert dump(again) == dump(one.path)
+    assert len(dump(again)) == 200 - 64
+
+
+def test_a_flipped_byte_is_found_and_nothing_is_restored_of_it(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 100)
+    one.seal()
+    fill(one, 100, first=100)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    backup(place, one.path)
+    dice = random.Random(7)
+    for name in place.sizes():
+        whole = place.read(name)
+        spoilt = bytearray(whole)
+        spoilt[dice.randrange(len(spoilt))] ^= 1 << dice.randrange(8)
+        (place.path / name).write_bytes(spoilt)
+        said: list[str] = []
+        assert verify(place, said.append) == (0, 1), name
+        assert name in said[0]
+        with pytest.raises(BackupError):
+            restored(place, tmp_path / "again")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["backups", "store"]
+        (place.path / name).write_bytes(whole)
+    assert verify(place, print) == (1, 0)
+
+
+def test_what_is_there_is_not_overwritten(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 10)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    backup(place, one.path)
+    before = dump(one.path)
+    with pytest.raises(BackupError, match=r"store is there already, with .* in it: stop the agent and move it away"):
+        restored(place, one.path)
+    assert dump(one.path) == before
+    (tmp_path / "empty").mkdir()
+    assert dump(restored(place, tmp_path / "empty")) == before
+
+
+def test_a_backup_without_its_manifest_is_none(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 10)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    taken = backup(place, one.path)
+    place.delete([taken.name])
+    with pytest.raises(BackupError, match="there is no whole backup"):
+        choose(place, None)
+    assert backup(place, one.path).files == 2
+
+
+def test_a_tar_holds_the_same(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 100)
+    one.seal()
+    fill(one, 10, first=100)
+    one.flush()
+    stream = io.BytesIO()
+    tar = TarWriter(stream)
+    backup(tar, one.path)
+    tar.close()
+    whole = stream.getvalue()
+    place = unpack(io.BytesIO(whole), tmp_path / "unpacked", "stdin")
+    assert dump(restored(place, tmp_path / "again")) == dump(one.path)
+    with pytest.raises(BackupError, match="stdin"):
+        choose(unpack(io.BytesIO(whole[: whole.index(b"manifests/") - 1]), tmp_path / "half", "stdin"), None)
+
+
+def test_two_at_a_time_and_another_hosts_folder_are_refused(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 10)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    with place.locked(), pytest.raises(BackupError, match="is running"), place.locked():
+        pass
+    backup(place, one.path)
+    source = Source(one.path)
+    with pytest.raises(BackupError, match="holds backups of node01, and this is node02"):
+        take(place, source, [], [], START_MS, "node02")
+    source.close()
+
+
+def test_what_stays_of_90_days_of_backups_each_five_minutes() -> None:
+    every = 300_000
+    names = [f"manifests/{_stamp(START_MS - ago * every)}-0123456789abcdef.json" for ago in range(100 * 288)]
+    assert taken_ms(names[1]) == START_MS - every
+    kept = set(names) - set(doomed(names, START_MS, 90))
+    ages = sorted(START_MS - (taken_ms(name) or 0) for name in kept)
+    assert [age for age in ages if age <= 2 * DAY_MS] == [ago * every for ago in range(577)]
+    older = [age for age in ages if age > 2 * DAY_MS]
+    assert len(older) in (87, 88)
+    assert max(older) <= 90 * DAY_MS
+    assert {after - before for before, after in pairwise(older)} == {DAY_MS}
+    # Long after the last one, it is still there.
+    assert set(names) - set(doomed(names, START_MS + 1000 * DAY_MS, 90)) == {names[0]}
+
+
+def _stamp(time_ms: int) -> str:
+    from datetime import datetime, timezone
+
+    return datetime.fromtimestamp(time_ms / 1000, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")[:-3] + "Z"
+
+
+def test_files_go_with_the_last_backup_that_needs_them(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    for day in range(5):
+        fill(one, 10, first=10 * day)
+        one.seal()
+        for hour in range(3):
+            fill(one, 1, first=10 * day + 1000 + hour)
+            one.flush()
+            backup(place, one.path, START_MS + day * DAY_MS + hour * 3_600_000)
+    place.write("blocks/left-by-a-cut-off-backup", b"x")
+    assert prune(place, START_MS + 5 * DAY_MS, 90, {}) == 0  # too little to begin
+    assert prune(place, START_MS + 5 * DAY_MS, 90, {}, at_least=1) > 4
+    left = newest_first(place.sizes())
+    assert len(left) == 3 + 6
+    assert verify(place, print) == (9, 0)
+    assert set(place.sizes()) == {*left, *(file.name for name in left for file in read(place, name).files)}
+    assert prune(place, START_MS + 400 * DAY_MS, 90, {}) > 0
+    assert newest_first(place.sizes()) == left[:1]
+    assert dump(restored(place, tmp_path / "again")) == dump(one.path)
+
+
+def test_the_newest_whole_backup_stays_when_newer_ones_are_broken(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    fill(one, 10)
+    one.flush()
+    whole = backup(place, one.path)
+    fill(one, 10, first=10)
+    one.flush()
+    broken = backup(place, one.path, START_MS + 50 * DAY_MS)
+    place.delete([broken.manifest.head[-1].name])
+    prune(place, START_MS + 400 * DAY_MS, 90, {})
+    assert set(newest_first(place.sizes())) == {whole.name, broken.name}
+    assert verify(place, print) == (1, 1)
+
+
+def test_a_second_place_gets_what_it_lacks(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    fill(one, 50)
+    one.seal()
+    place, second = Folder(tmp_path / "backups"), Folder(tmp_path / "second")
+    place.path.mkdir()
+    second.path.mkdir()
+    backup(place, one.path)
+    assert mirror(place, second, START_MS, 90)[0] == 2
+    fill(one, 5, first=50)
+    one.flush()
+    backup(place, one.path, START_MS + 1000)
+    assert mirror(place, second, START_MS + 1000, 90)[0] == 2
+    assert mirror(place, second, START_MS + 1000, 90) == (0, 0)
+    assert second.sizes() == place.sizes()
+    (place.path / "blocks").joinpath(next(iter((place.path / "blocks").iterdir())).name).write_bytes(b"")
+    assert dump(restored(second, tmp_path / "again")) == dump(one.path)
+
+
+def test_no_secret_and_no_private_key_is_taken(tmp_path: Path) -> None:
+    config = tmp_path / "esnode.toml"
+    config.write_text(
+        '[orchestrator]\nenabled = true\ntoken = "hush-hush"\n[alerts]\nalert_manager_url = "http://me:hush@am/"\n'
+    )
+    chain = tmp_path / "server.crt"
+    certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    chain.write_text(f"{certificate}-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----\n{certificate}")
+    (tmp_path / "gpu-state.json").write_text("{}")
+    security = Security(tls_cert_path=str(chain), tls_key_path=str(chain), tls_ca_path=str(tmp_path / "gone"))  # type: ignore[arg-type]
+    kept, notes = configuration.collect(config, Config(security=security, orchestrator=Orchestrator()))
+    assert [one.path.name for one in kept] == ["esnode.toml", "gpu-state.json", "server.crt"]
+    assert notes == [f"{tmp_path}/gone is not there"]
+    assert b"hush" not in b"".join(one.data for one in kept)
+    assert b'token = "${ESNODE_TOKEN}"' in kept[0].data
+    assert kept[2].data.decode() == 2 * certificate
+    config.write_text('[orchestrator]\ntoken = "\\u0068ush"\n')
+    kept, notes = configuration.collect(config, None)
+    assert [one.path.name for one in kept] == ["gpu-state.json"]
+    assert "holds a secret" in notes[0]
+
+
+def test_configuration_comes_back_where_it_is_wanted(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    one.append(START_MS, row(2, 0))
+    one.flush()
+    etc = tmp_path / "etc"
+    (etc / "certs").mkdir(parents=True)
+    files = {"esnode.toml": b"[agent]\n", "certs/ca.crt": b"certificate\n"}
+    kept = [configuration.Kept(etc / name, 0o640, data) for name, data in files.items()]
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    source = Source(one.path)
+    taken = take(place, source, kept, [], START_MS)
+    source.close()
+    restore(place, taken.manifest, tmp_path / "again", tmp_path / "new", Owner())
+    assert {name: (tmp_path / "new" / name).read_bytes() for name in files} == files
+    assert (tmp_path / "new/esnode.toml").stat().st_mode & 0o777 == 0o640
+    (tmp_path / "new/esnode.toml").write_text("[agent]\n# by hand\n")
+    with pytest.raises(BackupError, match=r"new/esnode\.toml exists and differs"):
+        restore(place, taken.manifest, tmp_path / "third", tmp_path / "new", Owner())
+    assert not (tmp_path / "third").exists()
