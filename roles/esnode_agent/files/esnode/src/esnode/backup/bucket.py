@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -56,7 +57,7 @@ class Bucket:
         try:
             self._store = kind.from_url(url, client_options=client, retry_config=retry)
         except (BaseError, ValueError) as error:
-            raise BackupError(f"can't use {url}: {_first_line(error)}") from error
+            raise BackupError(f"can't use {url}: {_said(error)}") from error
 
     def __str__(self) -> str:
         return self._url
@@ -68,7 +69,7 @@ class Bucket:
         try:
             yield
         except BaseError as error:
-            raise OSError(0, _first_line(error)) from error
+            raise OSError(0, _said(error)) from error
 
     def sizes(self) -> dict[str, int]:
         with self._errors():
@@ -90,5 +91,9 @@ class Bucket:
                 self._store.delete(some)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+def _said(error: Exception) -> str:
+    """What went wrong in a line: with the code of the server's answer, without the rest of that."""
+    text = str(error).strip()
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    line = text.splitlines()[0].partition(": <?xml")[0] if text else type(error).__name__
+    return f"{line[:300]}: {code[1]}" if code else line[:300]
