@@ -141,7 +141,7 @@ def test_a_backup_killed_anywhere_harms_none(tmp_path: Path, config: Path, write
         pass
     killed = 0
     for _ in range(5):
-        command = [sys.executable, "-m", "esnode.cli", "backup", backups, "--config", config]
+        command = [sys.executable, "-m", "esnode.cli", "backup", str(backups), "--config", str(config)]
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # From when the folder is there on it is at work.
         deadline = time.monotonic() + 20

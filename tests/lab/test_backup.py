@@ -1,0 +1,141 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host that backs itself up by its timer, loses its history and gets it back."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import lab
+import lab_slot
+import pytest
+
+UNIT = "esnode-backup.service"
+OFTEN = {"esnode_backup_calendar": "*:*:0/5", "esnode_backup_splay": "0"}
+NEVER = {"esnode_backup_calendar": "2099-01-01"}
+COMMAND = "/opt/esnode/current/bin/esnode-core"
+DIR = "var/backups/esnode"
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[lab.Lab]:
+    with lab.Lab("backup", [lab.Spec("keeper", "trixie")]) as booted:
+        done = booted.playbook("esnode-deploy.yml")
+        assert done.code == 0, done.output
+        yield booted
+
+
+@pytest.fixture(scope="module")
+def host(one: lab.Lab) -> lab.Host:
+    return one["keeper"]
+
+
+def changed(run: lab.Run) -> int:
+    assert run.code == 0, run.output
+    found = re.search(r"^keeper\s.*changed=(\d+)", run.output, re.MULTILINE)
+    assert found, run.output
+    return int(found[1])
+
+
+def shell(host: lab.Host, command: str, check: bool = True) -> str:
+    return host.run(["sh", "-c", command], check=check).stdout.strip()
+
+
+def manifests(host: lab.Host) -> list[str]:
+    folder = host.root / DIR / "manifests"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def journal(host: lab.Host) -> str:
+    return shell(host, f"journalctl --no-pager --output=cat --unit={UNIT}")
+
+
+def oldest(host: lab.Host) -> float:
+    status = json.loads(shell(host, f"{COMMAND} status --json"))
+    assert status["tsdb"]["state"] == "ok"
+    return float(status["tsdb"]["oldest"])
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    lab_slot.wait_for(condition, what, 60)
+
+
+def test_a_host_is_backed_up_by_its_timer(one: lab.Lab, host: lab.Host) -> None:
+    assert changed(one.playbook("esnode-backup.yml", "--check", "--diff", **OFTEN)) > 0
+    assert not (host.root / "etc/systemd/system/esnode-backup.timer").exists()
+    assert not (host.root / DIR).exists()
+    assert changed(one.playbook("esnode-backup.yml", **OFTEN)) > 0
+    assert manifests(host), journal(host)  # the first one is taken at once
+    assert changed(one.playbook("esnode-backup.yml", **OFTEN)) == 0
+    before = len(manifests(host))
+    until(lambda: len(manifests(host)) > before + 1, "the timer takes no backups")
+    assert shell(host, f"stat -c '%U %a' /{DIR}") == "esnode 700"
+    assert shell(host, "systemctl --failed --no-legend") == ""
+    config = [path.read_text() for path in (host.root / DIR / "config").iterdir()]
+    assert any("scrape_interval_seconds" in text or "listen_address" in text for text in config)
+
+
+def test_it_is_confined(host: lab.Host) -> None:
+    exposure = shell(host, f"systemd-analyze security --no-pager {UNIT} | tail -1")
+    found = re.search(r"([0-9.]+) (OK|MEDIUM|EXPOSED|UNSAFE)", exposure)
+    assert found, exposure
+    assert float(found[1]) < 2.0, exposure
+
+
+def test_lost_history_comes_back(one: lab.Lab, host: lab.Host) -> None:
+    began = oldest(host)
+    assert changed(one.playbook("esnode-backup.yml", esnode_backup_now=True, **NEVER)) > 0
+    until(lambda: shell(host, f"systemctl is-active {UNIT}", check=False) == "inactive", "a backup does not end")
+    shell(host, "systemctl stop esnode-core; rm -r /var/lib/esnode/tsdb; systemctl start esnode-core")
+    until(lambda: "ready" in shell(host, f"{COMMAND} status", check=False), "the agent does not come back")
+    time.sleep(11)  # the store is looked at every 10 s
+    assert oldest(host) > began
+    assert changed(one.playbook("esnode-restore.yml", "--check")) > 0
+    assert oldest(host) > began
+    restored = one.playbook("esnode-restore.yml", esnode_restore_config_dir="/root/restored")
+    assert changed(restored) > 0
+    assert "Restored: 1 of 1 host" in restored.output
+    time.sleep(11)
+    assert oldest(host) == pytest.approx(began, abs=0.01)
+    assert len(list((host.root / "var/lib/esnode").glob("tsdb.before-*"))) == 1
+    assert shell(host, "stat -c %U /var/lib/esnode/tsdb /var/lib/esnode/tsdb/store.db") == "esnode\nesnode"
+    assert (host.root / "root/restored/esnode.toml").exists()
+    # The next backup goes on from there.
+    assert changed(one.playbook("esnode-backup.yml", esnode_backup_now=True, **NEVER)) > 0
+    assert "every file as it was written" in shell(host, f"{COMMAND} backup --verify /{DIR}")
+
+
+def test_a_restore_that_fails_leaves_the_host_as_it_was(one: lab.Lab, host: lab.Host) -> None:
+    began = oldest(host)
+    nothing = one.playbook("esnode-restore.yml", esnode_restore_from="/srv/nothing")
+    assert nothing.code == 2
+    assert "there is no backup in /srv/nothing" in " ".join(nothing.output.split())
+    shell(host, f"cp -r /{DIR} /srv/spoilt; for file in /srv/spoilt/blocks/* /srv/spoilt/head/*; do echo >>$file; done")
+    failed = one.playbook("esnode-restore.yml", esnode_restore_from="/srv/spoilt")
+    assert failed.code == 2
+    assert "the agent runs with the store of before" in " ".join(failed.output.split())
+    time.sleep(11)
+    assert oldest(host) == pytest.approx(began, abs=0.01)
+    assert len(list((host.root / "var/lib/esnode").glob("tsdb.before-*"))) == 1
+
+
+def test_a_backup_that_fails_is_a_failed_unit(one: lab.Lab, host: lab.Host) -> None:
+    refused = one.playbook("esnode-backup.yml", esnode_backup_dir="/proc/backups")
+    assert refused.code == 2
+    shell(host, f"mv /{DIR} /srv/away; touch /{DIR}")
+    assert host.run(["systemctl", "start", UNIT], check=False).returncode
+    assert UNIT in shell(host, "systemctl --failed --no-legend")
+    shell(host, f"rm /{DIR}; mv /srv/away /{DIR}; systemctl start {UNIT}")
+    assert shell(host, "systemctl --failed --no-legend") == ""
+
+
+def test_it_is_taken_away_and_the_backups_stay(one: lab.Lab, host: lab.Host) -> None:
+    there = manifests(host)
+    assert changed(one.playbook("esnode-backup.yml", esnode_backup_state="absent")) > 0
+    assert changed(one.playbook("esnode-backup.yml", esnode_backup_state="absent")) == 0
+    assert [*(host.root / "etc").rglob("esnode-backup*")] == []
+    assert manifests(host) == there
+    assert shell(host, "systemctl is-active esnode-core") == "active"
