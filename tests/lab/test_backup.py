@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 
 import lab
@@ -54,9 +53,9 @@ def journal(host: lab.Host) -> str:
 
 
 def oldest(host: lab.Host) -> float:
-    status = json.loads(shell(host, f"{COMMAND} status --json"))
-    assert status["tsdb"]["state"] == "ok"
-    return float(status["tsdb"]["oldest"])
+    """When the oldest sample that the agent has was taken, 0 while it has none or does not answer."""
+    said = shell(host, f"{COMMAND} status --json", check=False)
+    return float((json.loads(said)["tsdb"].get("oldest") if said.startswith("{") else 0) or 0)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -80,26 +79,24 @@ def test_a_host_is_backed_up_by_its_timer(one: lab.Lab, host: lab.Host) -> None:
 
 def test_it_is_confined(host: lab.Host) -> None:
     exposure = shell(host, f"systemd-analyze security --no-pager {UNIT} | tail -1")
-    found = re.search(r"([0-9.]+) (OK|MEDIUM|EXPOSED|UNSAFE)", exposure)
+    found = re.search(r": ([0-9.]+) [A-Z]+", exposure)
     assert found, exposure
-    assert float(found[1]) < 2.0, exposure
+    assert float(found[1]) < 1.0, exposure
 
 
 def test_lost_history_comes_back(one: lab.Lab, host: lab.Host) -> None:
     began = oldest(host)
+    assert began
     assert changed(one.playbook("esnode-backup.yml", esnode_backup_now=True, **NEVER)) > 0
     until(lambda: shell(host, f"systemctl is-active {UNIT}", check=False) == "inactive", "a backup does not end")
     shell(host, "systemctl stop esnode-core; rm -r /var/lib/esnode/tsdb; systemctl start esnode-core")
-    until(lambda: "ready" in shell(host, f"{COMMAND} status", check=False), "the agent does not come back")
-    time.sleep(11)  # the store is looked at every 10 s
-    assert oldest(host) > began
+    until(lambda: oldest(host) > began, "the agent does not begin anew")
     assert changed(one.playbook("esnode-restore.yml", "--check")) > 0
     assert oldest(host) > began
     restored = one.playbook("esnode-restore.yml", esnode_restore_config_dir="/root/restored")
     assert changed(restored) > 0
     assert "Restored: 1 of 1 host" in restored.output
-    time.sleep(11)
-    assert oldest(host) == pytest.approx(began, abs=0.01)
+    until(lambda: abs(oldest(host) - began) < 0.01, "the oldest sample is another one")
     assert len(list((host.root / "var/lib/esnode").glob("tsdb.before-*"))) == 1
     assert shell(host, "stat -c %U /var/lib/esnode/tsdb /var/lib/esnode/tsdb/store.db") == "esnode\nesnode"
     assert (host.root / "root/restored/esnode.toml").exists()
@@ -110,15 +107,16 @@ def test_lost_history_comes_back(one: lab.Lab, host: lab.Host) -> None:
 
 def test_a_restore_that_fails_leaves_the_host_as_it_was(one: lab.Lab, host: lab.Host) -> None:
     began = oldest(host)
+    assert began
     nothing = one.playbook("esnode-restore.yml", esnode_restore_from="/srv/nothing")
     assert nothing.code == 2
     assert "there is no backup in /srv/nothing" in " ".join(nothing.output.split())
-    shell(host, f"cp -r /{DIR} /srv/spoilt; for file in /srv/spoilt/blocks/* /srv/spoilt/head/*; do echo >>$file; done")
+    flip = "printf xyz | dd of=$file bs=1 seek=30 conv=notrunc status=none"
+    shell(host, f"cp -r /{DIR} /srv/spoilt; for file in /srv/spoilt/head/*; do {flip}; done")
     failed = one.playbook("esnode-restore.yml", esnode_restore_from="/srv/spoilt")
     assert failed.code == 2
     assert "the agent runs with the store of before" in " ".join(failed.output.split())
-    time.sleep(11)
-    assert oldest(host) == pytest.approx(began, abs=0.01)
+    until(lambda: abs(oldest(host) - began) < 0.01, "the oldest sample is another one")
     assert len(list((host.root / "var/lib/esnode").glob("tsdb.before-*"))) == 1
 
 
