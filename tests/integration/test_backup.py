@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,6 +19,11 @@ from pathlib import Path
 import pytest
 from agent_process import environment, free_port
 from esnode import store
+from esnode.backup import bucket
+from esnode.backup.keep import DAY_MS, prune
+from esnode.backup.recover import verify
+from esnode.backup.take import take
+from esnode.store.backup import Source
 from esnode.store.model import Matcher
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="one Python is enough for processes")
@@ -165,6 +171,10 @@ def test_a_pipe_of_tar_and_what_keeps_a_restore_from_beginning(tmp_path: Path, c
     command = f"'{sys.executable}' -m esnode.cli backup - --config {config} | cat > {tmp_path}/one.tar"
     subprocess.run(["bash", "-o", "pipefail", "-c", command], env=environment(), check=True)
     writer.kill()
+    # What the killed one has left in its log is in a backup, too.
+    done("backup", tmp_path / "backups", "--config", config)
+    done("restore", tmp_path / "backups", "--store", tmp_path / "after")
+    assert ticks(tmp_path / "after") == ticks(tmp_path / "store")
     there = esnode("restore", tmp_path / "one.tar", "--config", config)
     assert there.returncode == 1
     assert f"mv {tmp_path}/store {tmp_path}/store.before" in there.stderr
@@ -263,6 +273,38 @@ def test_a_bucket_gets_what_it_lacks_and_gives_it_back(
     assert ticks(tmp_path / "again") == ticks(tmp_path / "same")
     wrong = esnode("backup", "--list", "s3://nobody/x", env=s3)
     assert (wrong.returncode, "NoSuchBucket" in wrong.stderr) == (1, True)
+
+
+def test_old_backups_go_from_a_bucket(tmp_path: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    place = bucket.at("s3://fleet/nodes/node02/")
+    now_ms = int(time.time() * 1000)
+    for ago_days in (100, 50, 3, 2.99, 0):
+        with store.open(tmp_path / "store", store.Options(retention_s=1e10)) as one:
+            one.append(now_ms - int(ago_days * DAY_MS), {store.SeriesId.of("esnode_test_watts", {}): ago_days})
+        source = Source(tmp_path / "store")
+        take(place, source, [], [], now_ms - int(ago_days * DAY_MS))
+        source.close()
+    assert prune(place, now_ms, 90, {}) > 1
+    whole, broken = verify(place, print)
+    assert (whole in (3, 4), broken) == (True, 0)  # 3 and 2.99 days ago may be two days of the calendar
+    done("restore", "s3://fleet/nodes/node02", "--store", tmp_path / "again")
+    with store.open_for_reading(tmp_path / "again") as one:
+        assert one.select()[0].values.tolist() == [100, 50, 3, 2.99, 0]
+
+
+def test_damage_is_said_by_the_exit_code(tmp_path: Path, config: Path) -> None:
+    with store.open(tmp_path / "store") as one:
+        one.append(int(time.time() * 1000), {store.SeriesId.of("esnode_test_watts", {}): 1.5})
+        one.seal()
+    with sqlite3.connect(tmp_path / "store/store.db") as connection:
+        connection.execute("UPDATE chunk SET body = substr(body, 1, length(body) - 1) || x'ff'")
+    connection.close()
+    result = esnode("backup", tmp_path / "backups", "--config", config)
+    assert result.returncode == 3
+    assert "1 parts of the store are damaged; everything else is in the backup" in result.stderr
+    assert "1 parts of the store were damaged" in done("backup", "--list", tmp_path / "backups")
 
 
 def test_an_upload_to_a_path_and_urls_that_are_refused(tmp_path: Path, config: Path, writer: Writer) -> None:
