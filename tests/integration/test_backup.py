@@ -311,6 +311,8 @@ def test_an_upload_to_a_path_and_urls_that_are_refused(tmp_path: Path, config: P
     writer.durable()
     done("backup", tmp_path / "backups", "--config", config, "--upload", f"file://{tmp_path}/second")
     assert "1 backups" in done("backup", "--list", f"file://{tmp_path}/second")
+    unmounted = esnode("backup", tmp_path / "mnt/backups", "--config", config)
+    assert f"{tmp_path}/mnt is not there: make it, or mount what belongs there" in unmounted.stderr
     for url, why in {
         "ftp://host/x": "is none of s3://BUCKET/PREFIX",
         "s3://key:secret@bucket/x": "holds no credentials",

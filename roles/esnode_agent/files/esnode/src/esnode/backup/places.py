@@ -98,6 +98,9 @@ class Folder:
             self.path.mkdir(mode=0o700, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._own(self.path / "lock")
+        except FileNotFoundError as error:
+            above = self.path.absolute().parent
+            raise BackupError(f"{above} is not there: make it, or mount what belongs there") from error
         except OSError as error:
             raise BackupError(f"can't write to {self.path}: {error.strerror}") from error
         try:
