@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -228,18 +228,22 @@ class Lab:
         }
         return "\n".join(yaml(inventory, 0)) + "\n"
 
-    def playbook(
+    def playbook(self, playbook: str, *options: str, **variables: Any) -> Run:
+        """Run one of the collection's playbooks; `self.collections` tells whose."""
+        return self.playbook_of(self.collections, playbook, variables, options)
+
+    def playbook_of(
         self,
+        collections: Path,
         playbook: str,
-        *options: str,
-        collections: Path | None = None,
+        variables: Mapping[str, Any],
+        options: Sequence[str] = (),
         started: Callable[[subprocess.Popen[str]], None] = lambda _process: None,
-        **variables: Any,
     ) -> Run:
-        """Run one of the collection's playbooks; `collections` or else `self.collections` tells whose."""
+        """The same out of other `collections`; `started` is given the process, for who wants to end it."""
         mine = {"esnode_agent_cache_dir": str(ROOT / "build/releases"), "esnode_tls_ca_dir": str(self.slot.path / "ca")}
         return run_playbook(
-            collections or self.collections,
+            collections,
             playbook,
             self.inventory,
             {**mine, **variables},

@@ -72,8 +72,10 @@ def run_playbook(
     }
     command = [str(ansible() / "ansible-playbook"), "-v", "-i", str(inventory), "-e", json.dumps(variables), *options]
     command.append(str(collections / "ansible_collections/esnode/core/playbooks" / playbook))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=inventory.parent, env=environment, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=inventory.parent, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as process:
         started(process)
         out, errors = process.communicate()
     return Run(process.returncode, out + errors)

@@ -94,12 +94,11 @@ def test_two_controllers_with_different_releases_leave_one_of_them_whole(
     }
     with ThreadPoolExecutor() as pool:
         runs = [
-            pool.submit(one.playbook, "esnode-deploy.yml", collections=copy, **variables)
-            for copy, variables in wanted.values()
+            pool.submit(one.playbook_of, copy, "esnode-deploy.yml", variables) for copy, variables in wanted.values()
         ]
     assert [run.result().code for run in runs] == [0, 0], "\n".join(run.result().output for run in runs)
     copy, variables = wanted[version(host)]
-    assert one.playbook("esnode-deploy.yml", collections=copy, **variables).changed == 0
+    assert deploy(copy, **variables).changed == 0
 
 
 def test_a_host_goes_back_though_its_controller_was_killed(
@@ -109,11 +108,11 @@ def test_a_host_goes_back_though_its_controller_was_killed(
     controller: queue.Queue[psutil.Process] = queue.Queue()
     with ThreadPoolExecutor() as pool:
         run = pool.submit(
-            one.playbook,
+            one.playbook_of,
+            blind,
             "esnode-deploy.yml",
-            collections=blind,
+            {"esnode_agent_health_timeout": 8},
             started=lambda process: controller.put(psutil.Process(process.pid)),
-            esnode_agent_health_timeout=8,
         )
         top = controller.get()
         wait_until(lambda: current(host).startswith("1.0.2-"), 300)
