@@ -84,6 +84,8 @@ _WATCH = """\
 [Unit]
 Description=Look whether the GPUs' driver was loaded anew
 ConditionPathExists={state_file}
+# Not while the record is being applied: to restart that would end it half way, again each minute where it takes longer.
+After={service}
 
 [Service]
 Type=oneshot

@@ -85,6 +85,8 @@ def test_units_name_other_places_and_keep_percent_signs() -> None:
     service = usual[f"{_nvml_boot.UNITS}/{_nvml_boot.SERVICE}"][0]
     assert "ExecStart=/usr/local/sbin/esnode-gpu-state apply --wait 60\n" in service
     assert "RuntimeDirectory=esnode-gpu\nRuntimeDirectoryPreserve=yes\n" in service
+    watch = usual[f"{_nvml_boot.UNITS}/{_nvml_boot.WATCH}"][0]
+    assert f"After={_nvml_boot.SERVICE}\n" in watch, "an apply that takes a minute must not be restarted"
     odd = _nvml_boot.texts("/etc/50%/state.json", "/run/gpus")
     service = odd[f"{_nvml_boot.UNITS}/{_nvml_boot.SERVICE}"][0]
     assert "--state-file '/etc/50%%/state.json'" in service or "--state-file /etc/50%%/state.json" in service
