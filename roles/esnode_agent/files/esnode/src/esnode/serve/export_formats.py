@@ -67,11 +67,11 @@ def open_metrics(
     Staleness markers are left out, since the text has no spelling for them, and of samples of a series with the same
     time the last one counts. Memory is that of some series.
     """
-    family = None
+    family, spell = None, _Times()
     for one in (one for batch in batches(store, series, from_ms, to_ms) for one in batch):
         data = thinned(one, step_ms) if step_ms else one
         for at in range(0, len(data.times), _SLICE):
-            lines = _text(data.series, data.times[at : at + _SLICE], data.values[at : at + _SLICE])
+            lines = _text(data.series, data.times[at : at + _SLICE], data.values[at : at + _SLICE], spell)
             if lines and data.series.name != family:
                 family = data.series.name
                 yield _header(family)
@@ -92,19 +92,33 @@ def _header(name: str) -> bytes:
     return f"{text}# TYPE {shown} {kind}\n".encode()
 
 
-def _text(series: SeriesId, times: Ints, values: Floats) -> bytes:
+def _text(series: SeriesId, times: Ints, values: Floats, spell: _Times) -> bytes:
     kept = ~is_stale(values)
     if not kept.all():
         times, values = times[kept], values[kept]
     pairs = ",".join(f'{label}="{escape_label(value)}"' for label, value in series.pairs)
     head = f"{series.name}{{{pairs}}} " if pairs else f"{series.name} "
-    # Readers multiply seconds by 1000 and cut: a half microsecond more keeps those whole that would lose one.
-    cut = np.trunc(times / 1000 * 1000).astype(np.int64) != times
     texts = map(repr, values.tolist()) if np.isfinite(values).all() else map(format_value, values.tolist())
-    return "".join(
-        f"{head}{text} {_seconds(time)}{'0005' if short else ''}\n"
-        for text, time, short in zip(texts, times.tolist(), cut.tolist(), strict=True)
-    ).encode()
+    return "".join([f"{head}{text}{time}" for text, time in zip(texts, spell(times), strict=True)]).encode()
+
+
+class _Times:
+    """Times as OpenMetrics spells them, up to the end of the line; series in a row mostly have the same."""
+
+    def __init__(self) -> None:
+        self._times = np.empty(0, np.int64)
+        self._texts: list[str] = []
+
+    def __call__(self, times: Ints) -> list[str]:
+        if not np.array_equal(times, self._times):
+            # Readers multiply seconds by 1000 and cut: a half microsecond more keeps those whole that would lose one.
+            cut = np.trunc(times / 1000 * 1000).astype(np.int64) != times
+            self._times = times
+            self._texts = [
+                f" {_seconds(time)}{'0005' if short else ''}\n"
+                for time, short in zip(times.tolist(), cut.tolist(), strict=True)
+            ]
+        return self._texts
 
 
 def _seconds(time_ms: int) -> str:
