@@ -62,7 +62,7 @@ def test_what_is_none_is_refused_with_its_place(text: str, words: str) -> None:
         parse(text)
 
 
-labels = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "__name__")
+labels = st.sampled_from(["a", "_b", "C1", "name_"])
 
 
 @given(

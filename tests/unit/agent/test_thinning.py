@@ -63,6 +63,11 @@ def test_at_each_moment(samples: list[tuple[int, float]], cuts: list[int], momen
     assert (got.values if got else np.empty(0)).tobytes() == np.array([v for _, v in expected], np.float64).tobytes()
 
 
+def test_the_look_back_does_not_include_its_left_end() -> None:
+    one = [SeriesData(A, np.array([0, 100]), np.array([1.0, 2.0]))]
+    assert at_each_moment(one, np.array([49, 50, 100]), 50, 100)[A].times.tolist() == [49, 100]
+
+
 def test_too_many_points_are_refused_before_they_are_there() -> None:
     parts = [SeriesData(SeriesId(str(n)), np.array([0]), np.array([1.0])) for n in range(11)]
     assert len(at_each_moment(parts[:10], np.arange(10), 5, 100)) == 10
