@@ -219,7 +219,7 @@ def test_what_is_no_request_is_refused(history: History) -> None:
         (b"not snappy", b"snappy"),
         (packed(b"\x0a\xff"), b"no ReadRequest"),
         (packed(query(0, 1, (9, "a", "b"))), b"unknown type 9"),
-        (packed(query(0, 1, (2, "a", "(b"))), b"a ) is missing"),
+        (packed(query(0, 1, (2, "a", "(b"))), b"expression of label a is not valid"),
         (packed(streamed_only), b"SAMPLES"),
         (b"\xff\xff\xff\xff\x0f" + b"a" * 100, b"too large"),
     ):

@@ -47,7 +47,7 @@ def test_selectors(text: str, matchers: list[tuple[str, str, str]]) -> None:
         ("x{,}", "at character 3: a label's name"),
         ('x{1a="b"}', "at character 3"),
         ('x{__name__="y"}', "at character 3: the name is given"),
-        ('x{a=~"(b"}', "at character 6: the regular expression of label a is not valid: at character 3"),
+        ('x{a=~"(b"}', "at character 6: the regular expression of label a is not valid"),
         (r'x{a="\q"}', "at character 6: an escape"),
         (r'x{a="\uD800"}', "an escape"),
         (r'x{a="\777"}', "an escape"),
