@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 _FORMAT = "1"  # part of every name: raise it when bundles of the same input come out different
 _GLIBC_MINORS = range(28, 16, -1)
 _OLD_TAGS = ("manylinux2014", "manylinux_2_12", "manylinux2010", "manylinux_2_5", "manylinux1")
-_KEPT = 20  # bundles in the cache, some 12 MB each
+_KEPT = 20  # bundles in the cache, some 44 MB each
 
 
 class BundleError(Exception):
