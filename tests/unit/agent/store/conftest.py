@@ -1,19 +1,16 @@
 # Copyright: the esnode authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests of the store share: clocks that can be set, series, and a comparison to the last bit."""
+"""What the tests of the store share: clocks that can be set, and stores that are closed at the end."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from esnode import store
-
-sys.path.insert(0, str(Path(__file__).parent))  # samples.py, the tests' own module
-
+from esnode.store.store import Store
 from samples import START_MS, Clock
 
 
@@ -23,19 +20,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., store.Store]]:
+def opened(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     """Open stores that are closed at the end, whatever happens."""
-    stores = []
 
-    def opener(path: Path | None = None, **options: object) -> store.Store:
-        one = store.open(path or tmp_path / "store", store.Options(**{"wall": lambda: START_MS / 1000, **options}))
-        stores.append(one)
-        return one
-
-    yield opener
-    for one in stores:
+    def close(one: Store) -> None:
         with contextlib.suppress(store.NotWritten):
             one.close()
+
+    with contextlib.ExitStack() as stack:
+
+        def opener(path: Path | None = None, **options: object) -> Store:
+            settings = store.Options(**{"wall": lambda: START_MS / 1000, **options})
+            one = store.open(path or tmp_path / "store", settings)
+            stack.callback(close, one)
+            return one
+
+        yield opener
 
 
 @pytest.fixture

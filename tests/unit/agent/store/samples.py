@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 import numpy as np
-from esnode.store import SeriesData, SeriesId
+from esnode.store import Matcher, SeriesData, SeriesId
 
 START_MS = 1_700_000_000_000
 STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]  # Prometheus' staleness marker, a NaN
@@ -43,6 +45,10 @@ def row(series: int, tick: int) -> dict[SeriesId, float]:
     return {named(n): values[n % 4](n) for n in range(series)}
 
 
+class Appending(Protocol):
+    def append(self, time_ms: int, samples: Mapping[SeriesId, float]) -> None: ...
+
+
 class Expected:
     """Everything that was appended, by series."""
 
@@ -53,8 +59,25 @@ class Expected:
         for series, value in samples.items():
             self.samples.setdefault(series, {})[time_ms] = value
 
-    def check(self, got: list[SeriesData]) -> None:
+    def add_all(self, other: Expected) -> None:
+        for series, samples in other.samples.items():
+            self.samples.setdefault(series, {}).update(samples)
+
+    def check_part(self, got: Iterable[SeriesData]) -> int:
+        """Nothing that was not appended; return the number of samples."""
+        samples = 0
+        for data in got:
+            known = self.samples[data.series]
+            times = data.times.tolist()
+            assert times == sorted(set(times)), data.series
+            assert set(times) <= known.keys(), data.series
+            assert bits(data.values) == bits([known[time_ms] for time_ms in times]), data.series
+            samples += len(times)
+        return samples
+
+    def check(self, got: Iterable[SeriesData]) -> None:
         """The same series, times and bits, no more and no less."""
+        got = list(got)
         assert [data.series for data in got] == sorted(self.samples)
         for data in got:
             wanted = sorted(self.samples[data.series].items())
@@ -63,10 +86,16 @@ class Expected:
 
 
 def bits(values: object) -> list[int]:
-    return np.asarray(values, np.float64).view(np.int64).tolist()
+    numbers: list[int] = np.asarray(values, np.float64).view(np.int64).tolist()
+    return numbers
 
 
-def fill(target: object, ticks: int, series: int = 8, step_ms: int = 15_000, first: int = 0) -> Expected:
+def gpu(number: int) -> list[Matcher]:
+    """The selector of one series of `row`."""
+    return [Matcher("gpu", "=", str(number))]
+
+
+def fill(target: Appending, ticks: int, series: int = 8, step_ms: int = 15_000, first: int = 0) -> Expected:
     """Append rows; return what must be there."""
     expected = Expected()
     for tick in range(first, first + ticks):
@@ -76,7 +105,7 @@ def fill(target: object, ticks: int, series: int = 8, step_ms: int = 15_000, fir
     return expected
 
 
-def eventually(condition: object, seconds: float = 20.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait for something that another thread does."""
     deadline = time.monotonic() + seconds
     while not condition():

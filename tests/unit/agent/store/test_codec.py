@@ -38,7 +38,7 @@ def encoded(*values: list[float], rows: int | None = None) -> bytes:
     return encode(made, rows)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(columns, min_size=1, max_size=40))
 def test_any_floats_come_back_bit_for_bit(values: list[list[float]]) -> None:
     rows = max(1, *map(len, values), 1)
@@ -52,7 +52,7 @@ def test_any_floats_come_back_bit_for_bit(values: list[list[float]]) -> None:
         assert np.flatnonzero(present).tolist() == list(range(rows - len(values[number]), rows))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=50).flatmap(lambda mask: st.tuples(st.just(mask), columns)))
 def test_gaps_come_back_where_they_were(case: tuple[list[bool], list[float]]) -> None:
     mask, values = case
@@ -64,7 +64,7 @@ def test_gaps_come_back_where_they_were(case: tuple[list[bool], list[float]]) ->
     assert column.present is None or column.present.tolist() == mask
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-(2**62), 2**62), max_size=50))
 def test_times_come_back(times: list[int]) -> None:
     assert decode_times(encode_times(np.array(times, np.int64))).tolist() == times
@@ -98,7 +98,7 @@ def test_reading_one_series_unpacks_no_other_section() -> None:
     assert len(chunk._unpacked) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_changed_bytes_are_refused_or_read_but_never_worse(data: st.DataObject) -> None:
     """Checksums find them first; the codec itself must still fail in one way only."""

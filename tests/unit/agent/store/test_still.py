@@ -9,7 +9,7 @@ from pathlib import Path
 
 from esnode import store
 from esnode.store import SeriesId
-from esnode.store.store import ReadOnlyStore
+from esnode.store.readonly import ReadOnlyStore
 
 ONE = SeriesId("m")
 

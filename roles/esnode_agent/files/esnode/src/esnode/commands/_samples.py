@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
     from esnode.serve.export_request import Format
-    from esnode.store.store import ReadOnlyStore
+    from esnode.store.readonly import ReadOnlyStore
 
 _TIMEOUT_S = 60.0
 _BLOCK = 1 << 16

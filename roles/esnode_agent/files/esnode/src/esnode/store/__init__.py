@@ -23,7 +23,8 @@ from esnode.store.model import FOREVER_MS, Lost, Matcher, Options, SeriesData, S
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
-    from esnode.store.store import ReadOnlyStore, Store
+    from esnode.store.readonly import ReadOnlyStore
+    from esnode.store.store import Store
 
 __all__ = [
     "FOREVER_MS",
@@ -62,7 +63,7 @@ def open_for_reading(path: Path, key_file: Path | None = None, *, still: bool = 
     `still`: what comes after the first selection is not seen; for a reader that makes many and ends.
     """
     _load()
-    from esnode.store.store import ReadOnlyStore
+    from esnode.store.readonly import ReadOnlyStore
 
     return ReadOnlyStore(path, key_file, still=still)
 

@@ -30,10 +30,9 @@ class Block:
     groups: npt.NDArray[np.uint32]
     coded_times: bytes
 
-    @property
-    def age_ms(self) -> int:
-        """The time by which it ages: samples from a clock that was ahead are no younger than their sealing."""
-        return min(self.last_ms, self.sealed_ms)
+    def age_ms(self, now_ms: int) -> int:
+        """The time by which it ages: its last sample, or its sealing if the clock was ahead when that was taken."""
+        return self.last_ms if self.last_ms <= now_ms else min(self.last_ms, self.sealed_ms)
 
     def times(self) -> Ints:
         """Times of the rows."""

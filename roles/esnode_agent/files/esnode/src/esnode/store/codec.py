@@ -21,6 +21,7 @@ import zstandard
 from pcodec import ChunkConfig, standalone  # type: ignore[import-untyped, unused-ignore]
 
 from esnode.store.errors import Damaged
+from esnode.store.unpacking import UnpackError, unpack
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -185,13 +186,13 @@ class Chunk:
     def __init__(self, data: bytes) -> None:
         try:
             self._open(data)
-        except (zstandard.ZstdError, struct.error, ValueError, IndexError, OverflowError, MemoryError) as error:
+        except (UnpackError, struct.error, ValueError, IndexError, OverflowError, MemoryError) as error:
             raise Damaged(f"unreadable chunk: {error}") from error
 
     def _open(self, data: bytes) -> None:
         count, self.rows, described, sections = _HEADER.unpack_from(data)
         start = _HEADER.size + described
-        fields = _decompress(data[_HEADER.size : start])
+        fields = unpack(data[_HEADER.size : start])
         self._data = data
         self.table: dict[str, list[int]] = {}
         offset = 0
@@ -220,7 +221,7 @@ class Chunk:
         """Decode one column."""
         try:
             return Column(self._present(column), self._values(column))
-        except (zstandard.ZstdError, struct.error, ValueError, IndexError, RuntimeError, TypeError) as error:
+        except (UnpackError, struct.error, ValueError, IndexError, RuntimeError, TypeError) as error:
             raise Damaged(f"unreadable column {column}: {error}") from error
 
     def columns(self) -> Iterator[Column]:
@@ -290,7 +291,7 @@ class Chunk:
         section = place // _TOGETHER + sum(-(-widths.count(less) // _TOGETHER) for less in range(1, width))
         planes = self._unpacked.get(section)
         if planes is None:
-            raw = _decompress(self._data[self._sections[section] : self._sections[section + 1]])
+            raw = unpack(self._data[self._sections[section] : self._sections[section + 1]])
             planes = self._unpacked[section] = np.frombuffer(raw, np.uint8).reshape(width, -1)
         start = sum(counts[number] for number in together[: place % _TOGETHER])
         return planes[:, start : start + counts[column]]
@@ -306,12 +307,8 @@ def encode_times(times: Ints) -> bytes:
 def decode_times(data: bytes) -> Ints:
     """Times from bytes."""
     try:
-        codes = np.ascontiguousarray(np.frombuffer(_decompress(data), np.uint8).reshape(8, -1).T).view("<u8").ravel()
-    except (zstandard.ZstdError, ValueError) as error:
+        codes = np.ascontiguousarray(np.frombuffer(unpack(data), np.uint8).reshape(8, -1).T).view("<u8").ravel()
+    except (UnpackError, ValueError) as error:
         raise Damaged(f"unreadable times: {error}") from error
     times: Ints = np.cumsum(np.cumsum(_unzigzag(codes)))
     return times
-
-
-def _decompress(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(data)

@@ -41,15 +41,14 @@ class NoRoom(NotWritten):
 class Database:
     """The one connection that writes; used by one thread at a time."""
 
-    def __init__(self, folder: Path, max_bytes: int, *, wipe: bool) -> None:
-        """Open or create. `wipe`: overwrite what is deleted, for data that is to be encrypted."""
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Open or create."""
         self.path = folder / FILE
         self._wal = folder / f"{FILE}-wal"
         self.max_bytes = max_bytes
         self.reserve = min(max(max_bytes // 8, MIB), 16 * MIB)
         self.slice_bytes = self.reserve // 8
         self.others = 0  # bytes of further files in the folder
-        self._wipe = wipe
         self._connection = self._connect()
 
     def _connect(self) -> sqlite3.Connection:
@@ -66,9 +65,14 @@ class Database:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise StoreError(f"{self.path}: the file system can't hold a WAL database (journal mode {mode})")
-            for pragma in ("synchronous = FULL", "wal_autocheckpoint = 0", "cache_size = -2048", "temp_store = MEMORY"):
+            for pragma in (
+                "synchronous = FULL",
+                "wal_autocheckpoint = 0",
+                "cache_size = -2048",
+                "temp_store = MEMORY",
+                "secure_delete = FAST",  # so that a store that becomes encrypted has no more plain text in it
+            ):
                 connection.execute(f"PRAGMA {pragma}")
-            connection.execute(f"PRAGMA secure_delete = {int(self._wipe)}")
             check_format(connection, self.path)
         except BaseException:
             connection.close()
@@ -131,7 +135,9 @@ class Database:
         if self.wal_bytes() + estimate > wal:
             self.checkpoint()
             if self.wal_bytes() + estimate > wal:
-                raise NoRoom(f"{self._wal}: can't be emptied now, and has no room for {estimate} bytes more")
+                raise NotWritten(
+                    f"{self._wal}: can't be emptied now, somebody reads; it has no room for {estimate} bytes more"
+                )
 
     def checkpoint(self) -> bool:
         """Move the WAL into the file and empty it; False if a reader kept it from being emptied."""
@@ -171,6 +177,11 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"{path} has format {version}, this version reads {FORMAT}: use the version that wrote it")
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether an error of SQLite is about what is in the file; else it can't be got at just now."""
+    return not any(sign in str(error) for sign in ("locked", "unable to open", "out of memory", "interrupted"))
+
+
 class Readers:
     """Connections that only read, shared by all threads that do."""
 
@@ -178,6 +189,7 @@ class Readers:
         self._uri = f"file:{quote(str(path))}?{'immutable=1' if immutable else 'mode=ro'}"
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
         self._generation = 0
 
     @contextmanager
@@ -186,10 +198,7 @@ class Readers:
         with self._lock:
             connection, generation = self._idle.pop() if self._idle else None, self._generation
         if connection is None:
-            connection = sqlite3.connect(
-                self._uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
-            )
-            connection.execute("PRAGMA cache_size = -512")
+            connection, generation = self._connect()
         try:
             yield connection
         finally:
@@ -199,6 +208,25 @@ class Readers:
                     self._idle.append(connection)
             if not keep:
                 connection.close()
+
+    def _connect(self) -> tuple[sqlite3.Connection, int]:
+        with self._connecting:
+            connection = sqlite3.connect(
+                self._uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA cache_size = -512")
+            except BaseException:
+                connection.close()
+                raise
+            return connection, self._generation
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Who needs a new connection waits until the with block is left: the file is being exchanged in it."""
+        with self._connecting:
+            self.close()
+            yield
 
     def close(self) -> None:
         """Close all that are idle now, and the others when they are given back."""

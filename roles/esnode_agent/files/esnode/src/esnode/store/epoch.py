@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
-from esnode.store.model import SeriesId, SeriesLike
+from esnode.store.model import FOREVER_MS, Key, SeriesId, SeriesLike
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -25,29 +26,31 @@ class Layout:
 
     def __init__(self, index: int, ids: Places) -> None:
         self.index, self.ids = index, ids
-        self._places = np.full(int(np.max(ids)) + 1 if len(ids) else 0, -1, np.int32)
-        self._places[ids] = np.arange(len(ids), dtype=np.int32)
 
     def places(self, wanted: Places) -> Places:
         """The columns of these series, -1 for those that are not in the layout."""
-        known = wanted < len(self._places)
+        # Not kept: with processes that come and go there is a layout a row.
+        column = np.full(int(np.max(self.ids)) + 1 if len(self.ids) else 0, -1, np.int32)
+        column[self.ids] = np.arange(len(self.ids), dtype=np.int32)
+        known = wanted < len(column)
         if known.all():
-            return self._places[wanted]
+            return column[wanted]
         places = np.full(len(wanted), -1, np.int32)
-        places[known] = self._places[wanted[known]]
+        places[known] = column[wanted[known]]
         return places
 
 
 class Segment:
-    """Rows in a sequence with one layout. `written`: how many of them are on the disk."""
+    """Rows in a sequence with one layout. `written`: how many are on the disk. `first_ms`, `last_ms`: the ends."""
 
-    __slots__ = ("layout", "rows", "times", "values", "written")
+    __slots__ = ("first_ms", "last_ms", "layout", "rows", "times", "values", "written")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.times: Ints = np.empty(1, np.int64)
         self.values: Floats = np.empty((1, len(layout.ids)))
         self.rows = self.written = 0
+        self.first_ms, self.last_ms = FOREVER_MS, -FOREVER_MS
 
     def add(self, time_ms: int, row: Floats) -> None:
         """Append a row. Readers hold slices of the arrays up to an earlier `rows`: nothing is moved in place."""
@@ -56,6 +59,7 @@ class Segment:
         self.times[self.rows] = time_ms
         self.values[self.rows] = row
         self.rows += 1
+        self.first_ms, self.last_ms = min(self.first_ms, time_ms), max(self.last_ms, time_ms)
 
     def finish(self) -> None:
         """Give back what was taken in advance."""
@@ -94,7 +98,7 @@ class Epoch:
         self._keys: tuple[Hashable, ...] | None = None
         self._layout: Layout | None = None
 
-    def append(self, time_ms: int, samples: Mapping[SeriesLike, float]) -> int:
+    def append(self, time_ms: int, samples: Mapping[Key, float]) -> int:
         """Add a row, return its number of values."""
         keys = tuple(samples)
         row = np.fromiter(samples.values(), np.float64, len(keys))
@@ -141,7 +145,7 @@ class Epoch:
 
     def layout(self, ids: Places) -> Layout:
         """The layout with these series."""
-        same = ids.tobytes()
+        same = blake2b(ids.tobytes(), digest_size=16).digest()
         layout = self._layout_of.get(same)
         if layout is None:
             layout = self._layout_of[same] = Layout(len(self.layouts), ids)

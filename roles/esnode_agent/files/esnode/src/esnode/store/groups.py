@@ -17,6 +17,7 @@ import zstandard
 
 from esnode.store.errors import Damaged
 from esnode.store.model import SeriesId
+from esnode.store.unpacking import UnpackError, unpack
 
 SIZE = 64
 
@@ -30,13 +31,13 @@ def encode_names(group: Iterable[SeriesId]) -> bytes:
 def decode_names(payload: bytes) -> list[SeriesId]:
     """Identities from bytes."""
     try:
-        rows = json.loads(zstandard.ZstdDecompressor().decompress(payload))
+        rows = json.loads(unpack(payload))
         # A label's name comes thousands of times: one object for each.
         return [
             SeriesId(sys.intern(row[0]), tuple((sys.intern(row[at]), row[at + 1]) for at in range(1, len(row) - 1, 2)))
             for row in rows
         ]
-    except (zstandard.ZstdError, ValueError, TypeError, IndexError, struct.error) as error:
+    except (UnpackError, ValueError, TypeError, IndexError, struct.error) as error:
         raise Damaged(f"unreadable names: {error}") from error
 
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
-
 from esnode.store.epoch import Epoch
 from esnode.store.headlog import Record, unwritten
-from esnode.store.model import Lost, Options, SeriesLike
+from esnode.store.model import Key, Lost, Options
 from esnode.store.reading import HotView
 
 _MOST_NEW_SERIES = 4096  # beside twice those of the newest row: more of them come and go than belong into one block
@@ -39,7 +37,7 @@ class Head:
         self._unwritten = 0  # samples
         self._waiting_since: float | None = None
 
-    def append(self, time_ms: int, samples: Mapping[SeriesLike, float]) -> bool:
+    def append(self, time_ms: int, samples: Mapping[Key, float]) -> bool:
         """Add a row; True if that closed an epoch."""
         if not samples:
             return False
@@ -83,10 +81,26 @@ class Head:
     def sealed(self, epoch: Epoch) -> None:
         """Forget an epoch whose block is on the disk."""
         with self.lock:
-            self._epochs.remove(epoch)
-            # What was sealed before it came into the log is durable now, too.
-            self._unwritten -= sum((part.rows - part.written) * len(part.layout.ids) for part in epoch.segments)
-            self.version += 1
+            self._remove(epoch)
+
+    def give_up(self, epoch: Epoch) -> None:
+        """Forget an epoch for which there is no room."""
+        with self.lock:
+            parts = [part for part in epoch.segments if part.rows]
+            first, last = min(part.first_ms for part in parts), max(part.last_ms for part in parts)
+            self.lost.add(epoch.rows, epoch.values, first, last)
+            self._remove(epoch)
+
+    def _remove(self, epoch: Epoch) -> None:
+        self._epochs.remove(epoch)
+        # What was sealed before it came into the log is durable, too.
+        self._unwritten -= sum((part.rows - part.written) * len(part.layout.ids) for part in epoch.segments)
+        self.version += 1
+
+    def holds(self, epoch: Epoch) -> bool:
+        """Whether this epoch is neither sealed nor given up."""
+        with self.lock:
+            return epoch in self._epochs
 
     def blocks_changed(self) -> None:
         """Say that blocks have gone."""
@@ -156,7 +170,7 @@ class Head:
         with self.lock:
             parts = [part for epoch in self._epochs for part in epoch.segments if part.rows]
             waiting = sum(part.rows - part.written for part in parts)
-            first = min((int(np.min(part.times[: part.rows])) for part in parts), default=None)
-            last = max((int(np.max(part.times[: part.rows])) for part in parts), default=None)
+            first = min((part.first_ms for part in parts), default=None)
+            last = max((part.last_ms for part in parts), default=None)
             width = len(parts[-1].layout.ids) if parts else 0
             return width, sum(part.rows for part in parts), waiting, first, last

@@ -14,6 +14,7 @@ import zstandard
 from esnode.store.epoch import Epoch, Floats, Ints, Layout, Places, Segment
 from esnode.store.errors import Damaged
 from esnode.store.groups import decode_names, encode_names
+from esnode.store.unpacking import UnpackError, unpack
 
 SERIES, LAYOUT, ROWS = b"s", b"l", b"r"
 SERIES_TOGETHER = 512
@@ -75,7 +76,7 @@ def encode_rows(layout: Layout, times: Ints, values: Floats) -> bytes:
 
 def _decode_rows(payload: bytes) -> tuple[int, Ints, Floats]:
     _, layout, rows, columns = _BATCH.unpack_from(payload)
-    raw = _decompress(payload[_BATCH.size :])
+    raw = unpack(payload[_BATCH.size :])
     if len(raw) != 8 * rows * (columns + 1):
         raise Damaged("a batch of rows has not its size")
     times = np.frombuffer(raw, "<i8", rows)
@@ -111,7 +112,7 @@ def replay(number: int, records: Iterable[bytes | None], started: float) -> tupl
                 layout, columns = layouts[index]
                 for time_ms, row in zip(times.tolist(), values[:, columns], strict=True):
                     epoch.add(layout, time_ms, row)
-        except (Damaged, struct.error, ValueError, KeyError, IndexError, zstandard.ZstdError):
+        except (Damaged, struct.error, ValueError, KeyError, IndexError, UnpackError):
             useless += 1
     for segment in epoch.segments:
         segment.written = segment.rows
@@ -120,7 +121,7 @@ def replay(number: int, records: Iterable[bytes | None], started: float) -> tupl
 
 
 def _known_layout(epoch: Epoch, payload: bytes, names: dict[int, int]) -> tuple[Layout, Places]:
-    raw = np.frombuffer(_decompress(payload[_NUMBER.size :]), np.uint8).reshape(4, -1)
+    raw = np.frombuffer(unpack(payload[_NUMBER.size :]), np.uint8).reshape(4, -1)
     logged = np.cumsum(np.ascontiguousarray(raw.T).view("<i4").ravel(), dtype=np.int32)
     now = np.fromiter((names.get(number, -1) for number in logged.tolist()), np.int32, len(logged))
     columns = np.flatnonzero(now >= 0).astype(np.int32)
@@ -129,7 +130,3 @@ def _known_layout(epoch: Epoch, payload: bytes, names: dict[int, int]) -> tuple[
 
 def _compress(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
-
-
-def _decompress(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(data)

@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from esnode.store.errors import StoreError
@@ -53,7 +54,7 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def _decode(text: bytes) -> bytes | None:
-    for decode in (bytes.fromhex, base64.b64decode):
+    for decode in (bytes.fromhex, partial(base64.b64decode, validate=True)):
         try:
             secret = decode(text.decode("ascii"))
         except (ValueError, binascii.Error):

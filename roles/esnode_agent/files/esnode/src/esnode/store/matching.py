@@ -45,9 +45,9 @@ class Selector:
         labels = dict(series.pairs)
         return all(test(labels.get(label, "")) for label, test in self._on_labels)
 
-    def columns(self, group: Sequence[SeriesId], names: Iterable[str]) -> list[int]:
-        """Numbers of the series in `group`, whose names are `names`, that match."""
-        good = {name for name in names if self.name(name)}
+    def columns(self, group: Sequence[SeriesId]) -> list[int]:
+        """Numbers of the series in `group` that match."""
+        good = {name for name in {series.name for series in group} if self.name(name)}
         if not good:
             return []
         return [number for number, series in enumerate(group) if series.name in good and self.labels(series)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from esnode.store.errors import StoreError
 
@@ -32,6 +32,9 @@ class SeriesLike(Protocol):
         """Label values by name, without `__name__`."""
 
     def __hash__(self) -> int: ...
+
+
+Key = TypeVar("Key", bound=SeriesLike)
 
 
 @dataclass(frozen=True, slots=True, order=True)

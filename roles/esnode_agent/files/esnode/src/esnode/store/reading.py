@@ -15,7 +15,7 @@ import numpy as np
 from esnode.store.blocks import Block
 from esnode.store.codec import Bools, Chunk, Floats, Ints
 from esnode.store.damage import Damage
-from esnode.store.database import SHIFT, Readers
+from esnode.store.database import SHIFT, Readers, is_damage
 from esnode.store.envelope import Envelope
 from esnode.store.epoch import Part, pick
 from esnode.store.errors import Damaged
@@ -58,6 +58,17 @@ class HotView:
                 yield self.series[number], times[here], values[place][here]
 
 
+class Seen:
+    """What one selection has found so far: matching columns by group, and the groups of the last block."""
+
+    __slots__ = ("columns", "groups", "matching")
+
+    def __init__(self) -> None:
+        self.columns: dict[int, list[tuple[int, SeriesId]]] = {}
+        self.groups: bytes | None = None  # mostly the next block has the same ones
+        self.matching: list[int] = []
+
+
 class Catalog:
     """Blocks and names of groups, read when first needed. Usable from all threads."""
 
@@ -92,15 +103,13 @@ class Catalog:
 
     def _refresh(self) -> None:
         with self._readers.connection() as connection:
-            try:
-                numbers = [row[0] for row in connection.execute("SELECT id FROM block ORDER BY id").fetchall()]
-            except sqlite3.DatabaseError as error:
-                self._damage.note("database", 0, error)
-                return
+            numbers = [row[0] for row in connection.execute("SELECT id FROM block ORDER BY id").fetchall()]
             known = self._blocks
-            self._blocks = {
-                number: known[number] if number in known else self._read_block(connection, number) for number in numbers
-            }
+            self._blocks = {number: known.get(number) or self._read_block(connection, number) for number in numbers}
+        if len(self._names) > 2 * _GROUPS_HELD:  # groups go with the last block that has them
+            live = {group for block in self._blocks.values() if block is not None for group in block.groups.tolist()}
+            if len(self._names) > 2 * len(live):
+                self._names = {number: names for number, names in self._names.items() if number in live}
 
     def _read_block(self, connection: sqlite3.Connection, number: int) -> Block | None:
         for table in ("block", "spare_block"):
@@ -119,8 +128,13 @@ class Catalog:
             # Both copies are wrapped as the same thing.
             return self._envelope.unwrap(table.removeprefix("spare_").encode(), number, rows[0][0]) if rows else None
         except (Damaged, sqlite3.DatabaseError) as error:
-            self._damage.note(table, number, error)
+            self._note(table, number, error)
             return None
+
+    def _note(self, kind: str, number: int, error: Exception) -> None:
+        if not is_damage(error):
+            raise error
+        self._damage.note(kind, number, error)
 
     def group(self, connection: sqlite3.Connection, number: int, block: int) -> list[SeriesId]:
         """The series of a group that has a chunk in this block; none if its names can't be read."""
@@ -138,8 +152,10 @@ class Catalog:
                     break
                 except Damaged as error:
                     self._damage.note(table, number, error)
-        if not group and self._exists(connection, block):
-            self._damage.note("names", number, "both copies are unreadable")
+        if not group:
+            if self._exists(connection, block):
+                self._damage.note("names", number, "both copies are unreadable")
+            return group
         with self._lock:
             self._names[number] = tuple({series.name for series in group})
             self._groups[number] = group
@@ -147,25 +163,28 @@ class Catalog:
                 self._groups.popitem(last=False)
         return group
 
-    def matching(self, connection: sqlite3.Connection, block: Block, selector: Selector, seen: Seen) -> Iterator[int]:
-        """Groups with a chunk in this block in which a series matches; `seen`: the answers of this selection."""
+    def matching(self, connection: sqlite3.Connection, block: Block, selector: Selector, seen: Seen) -> list[int]:
+        """Groups with a chunk in this block in which a series matches."""
+        groups = block.groups.tobytes()
+        if groups == seen.groups:
+            return seen.matching
+        columns = seen.columns
         for number in block.groups.tolist():
-            if number not in seen:
+            if number not in columns:
                 names = self._names.get(number)
                 if names is None or any(selector.name(name) for name in names):
                     group = self.group(connection, number, block.number)
-                    columns = selector.columns(group, self._names.get(number, ()))
-                    seen[number] = [(column, group[column]) for column in columns]
+                    columns[number] = [(column, group[column]) for column in selector.columns(group)]
                 else:
-                    seen[number] = []
-            if seen[number]:
-                yield number
+                    columns[number] = []
+        seen.groups, seen.matching = groups, [number for number in block.groups.tolist() if columns[number]]
+        return seen.matching
 
     def pieces(
         self, connection: sqlite3.Connection, block: Block, selector: Selector, from_ms: int, to_ms: int, seen: Seen
     ) -> Iterator[Piece]:
         """Samples of matching series in one block within the span."""
-        groups = list(self.matching(connection, block, selector, seen))
+        groups = self.matching(connection, block, selector, seen)
         if not groups:
             return
         try:
@@ -179,7 +198,7 @@ class Catalog:
             chunk = self._chunk(connection, block, number)
             if chunk is None:
                 continue
-            for column, series in seen[number]:
+            for column, series in seen.columns[number]:
                 try:
                     samples = chunk.column(column) if column < len(chunk) else None
                 except Damaged as error:
@@ -204,7 +223,7 @@ class Catalog:
             if chunk.rows != block.rows:
                 raise Damaged("it has not the rows of its block")
         except (Damaged, sqlite3.DatabaseError) as error:
-            self._damage.note("chunk", number, error)
+            self._note("chunk", number, error)
             return None
         return chunk
 
@@ -216,15 +235,11 @@ class Catalog:
 
     def names(self, blocks: Iterable[Block], selector: Selector, seen: Seen) -> set[SeriesId]:
         """Matching series with a chunk in these blocks."""
-        found: set[SeriesId] = set()
+        groups: set[int] = set()
         with self._readers.connection() as connection:
             for block in blocks:
-                for group in self.matching(connection, block, selector, seen):
-                    found.update(series for _, series in seen[group])
-        return found
-
-
-Seen = dict[int, list[tuple[int, SeriesId]]]
+                groups.update(self.matching(connection, block, selector, seen))
+        return {series for group in groups for _, series in seen.columns[group]}
 
 
 def _partial(series: SeriesId, times: Ints, inside: slice, present: Bools, values: Floats) -> Piece:

@@ -10,15 +10,16 @@ from esnode.store.damage import Damage
 from esnode.store.database import TABLES, Database
 from esnode.store.envelope import Envelope
 from esnode.store.errors import Damaged
+from esnode.store.retention import give_back
 
 _LOOKED_AT_TOGETHER = 512
 
 
 class Rekeying:
-    """`finished` is called when no readable blob needs another key than the current one."""
+    """`finished` is called when no readable blob needs another key than the current one; False: not yet."""
 
     def __init__(
-        self, database: Database, envelope: Envelope, damage: Damage, *, needed: bool, finished: Callable[[], None]
+        self, database: Database, envelope: Envelope, damage: Damage, *, needed: bool, finished: Callable[[], bool]
     ) -> None:
         self._database, self._envelope, self._damage = database, envelope, damage
         self.needed, self._finished = needed, finished
@@ -27,7 +28,9 @@ class Rekeying:
         """Go through all tables once."""
         for table in TABLES:
             yield from self._table(table)
-        self._finished()
+        yield from give_back(self._database)  # pages without a use may still hold what was written before
+        while not self._finished():
+            yield
         self.needed = False
 
     def _table(self, table: str) -> Iterator[None]:

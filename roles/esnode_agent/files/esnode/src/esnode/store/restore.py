@@ -26,7 +26,7 @@ def build(folder: Path, store: bytes, keys: tuple[bytes, ...], parts: Iterable[l
     is of no use.
     """
     folder.mkdir(mode=0o700)
-    database = Database(folder, 2 * some_bytes + 1024 * MIB, wipe=False)
+    database = Database(folder, 2 * some_bytes + 1024 * MIB)
     try:
         database.checkpoint()
         with database.path.open("rb") as file:

@@ -27,7 +27,7 @@ class Retention:
 
     def too_old(self) -> list[int]:
         """Numbers of blocks that are past their age."""
-        cutoff = int(self._clock.now() * 1000) - self._retention_ms
+        now_ms = int(self._clock.now() * 1000)
         readable = {block.number: block for block in self._catalog.blocks()}
         old: list[int] = []
         unreadable: list[int] = []
@@ -35,7 +35,7 @@ class Retention:
             block = readable.get(number)
             if block is None:  # as old as the next one whose age is known
                 unreadable.append(number)
-            elif block.age_ms < cutoff:
+            elif block.age_ms(now_ms) < now_ms - self._retention_ms:
                 old += [*unreadable, number]
                 unreadable = []
             else:
@@ -57,7 +57,8 @@ class Retention:
             if not isinstance(oldest, int):
                 break
             yield from self._drop(oldest)
-        yield from self._shrink(more)
+        if self._is_slack(more):
+            yield from give_back(self._database)
 
     def _drop(self, number: int) -> Iterator[None]:
         database = self._database
@@ -111,21 +112,23 @@ class Retention:
                 connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(number,) for number in unused])
             yield
 
-    def _shrink(self, more: int = 0) -> Iterator[None]:
+    def _is_slack(self, more: int) -> bool:
         database = self._database
-        file_bytes, free = database.file_bytes(), database.free_pages()
-        over = file_bytes + more - database.file_budget
-        if free * PAGE <= max(2 * MIB, file_bytes // 8) and over <= 0:
-            return
-        together = max(8, database.reserve // 16 // PAGE)
-        while free:
-            database.vacuum(min(free, together))
-            yield
-            left = database.free_pages()
-            if left >= free:
-                break
-            free = left
-        database.checkpoint()
+        file_bytes, free = database.file_bytes(), database.free_pages() * PAGE
+        return free > max(2 * MIB, file_bytes // 8) or file_bytes + more > database.file_budget
+
+
+def give_back(database: Database) -> Iterator[None]:
+    """Shrink the file by all pages that hold nothing."""
+    free, together = database.free_pages(), max(8, database.reserve // 16 // PAGE)
+    while free:
+        database.vacuum(min(free, together))
+        yield
+        left = database.free_pages()
+        if left >= free:
+            break
+        free = left
+    database.checkpoint()
 
 
 def _only_in(gone: Block, blocks: list[Block]) -> list[int]:

@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 from esnode.store.blocks import Block
@@ -22,7 +23,8 @@ from esnode.store.identity import sync_folder
 _log = logging.getLogger("esnode.store")
 FOLDER = "damaged"
 _TOGETHER = 64
-_MOST_PROBED = 200_000
+_MOST_PROBED = 20_000
+_LONGEST_PROBING_S = 5.0  # a table
 
 
 def is_corrupt(error: BaseException) -> bool:
@@ -113,32 +115,34 @@ def _candidates(source: sqlite3.Connection, table: str, groups: dict[int, set[in
         return [row[0] for row in source.execute(f"SELECT id FROM {table}").fetchall()]
     except sqlite3.DatabaseError:
         pass
-    highest = _highest(source, table)
     if table == "chunk":
         return [block << SHIFT | group for block, held in sorted(groups.items()) for group in sorted(held)]
+    if table in ("grp", "spare_grp"):
+        return sorted(set().union(*groups.values()))
+    newest = max(max(groups, default=0), *(_newest_block(source, other) for other in TABLES if "grp" not in other))
     if table == "head":
-        return _records(source, highest)
-    return range(1, min(highest, _MOST_PROBED) + 1)
+        epochs = range(max(0, newest - 3), newest + 2)
+        return chain.from_iterable(range(epoch << SHIFT, (epoch << SHIFT) + 10_000) for epoch in epochs)
+    return range(newest or _MOST_PROBED, max(0, newest - _MOST_PROBED), -1)
 
 
-def _highest(source: sqlite3.Connection, table: str) -> int:
+def _newest_block(source: sqlite3.Connection, table: str) -> int:
+    """The highest number of a block that the table speaks of, 0 if that can't be read."""
     try:
-        return source.execute(f"SELECT max(id) FROM {table}").fetchall()[0][0] or 0
+        highest = source.execute(f"SELECT max(id) FROM {table}").fetchall()[0][0] or 0
     except sqlite3.DatabaseError:
-        return _MOST_PROBED if table != "head" else 0
-
-
-def _records(source: sqlite3.Connection, highest: int) -> Iterator[int]:
-    epoch = highest >> SHIFT
-    for number in range(max(0, epoch - 3), epoch + 1):
-        yield from range(number << SHIFT, (number << SHIFT) + 10_000)
+        return 0
+    return int(highest) >> SHIFT if table in ("chunk", "head") else int(highest)
 
 
 def _read(source: sqlite3.Connection, table: str, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    until = time.monotonic() + _LONGEST_PROBING_S
     for number in numbers:
         try:
             rows = source.execute(f"SELECT body FROM {table} WHERE id = ?", (number,)).fetchall()
         except sqlite3.DatabaseError:
+            if time.monotonic() > until:
+                return
             continue
         if rows:
             yield number, rows[0][0]

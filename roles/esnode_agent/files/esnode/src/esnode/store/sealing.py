@@ -78,6 +78,13 @@ class Sealing:
             connection.execute("DELETE FROM head WHERE id >= ? AND id < ?", (low, high))
         self._grouping, self._last = grouping, epoch.number
 
+    def discard(self, epoch: Epoch) -> None:
+        """Drop all that is on the disk of an epoch that will not be sealed."""
+        low, high = epoch.number << SHIFT, (epoch.number + 1) << SHIFT
+        with self._database.write(0, freeing=True) as connection:
+            for table in ("chunk", "head"):
+                connection.execute(f"DELETE FROM {table} WHERE id >= ? AND id < ?", (low, high))
+
     def _write(self, pending: list[tuple[str, int, bytes]], size: int) -> None:
         if pending:
             with self._database.write(size) as connection:

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from esnode.store.blocks import Block
 from esnode.store.codec import Floats, Ints
-from esnode.store.database import Readers
-from esnode.store.errors import TooMany
+from esnode.store.damage import Damage
+from esnode.store.database import Readers, is_damage
+from esnode.store.errors import StoreError, TooMany
 from esnode.store.matching import Selector
 from esnode.store.model import FOREVER_MS, Matcher, SeriesData, SeriesId
 from esnode.store.reading import Catalog, HotView, Piece, Seen
@@ -22,11 +25,19 @@ Matchers = Iterable[Matcher] | Selector
 class Selecting:
     """Needs `_now`: the blocks and the hot part as they are at one moment, no sample missing, none twice."""
 
+    path: Path
+    damage: Damage
     _catalog: Catalog
     _readers: Readers
 
     def _now(self) -> tuple[list[Block], list[HotView]]:
         raise NotImplementedError
+
+    def _unreadable(self, error: sqlite3.Error) -> None:
+        """The file as a whole can't be read: damage is counted and read around, else StoreError."""
+        if not is_damage(error):
+            raise StoreError(f"the store {self.path} can't be read just now: {error}; try again") from error
+        self.damage.note("database", 0, error)
 
     def select(
         self,
@@ -67,7 +78,11 @@ class Selecting:
         """Return the matching series of the blocks that the span touches; finer than a block is not looked."""
         selector = matchers if isinstance(matchers, Selector) else Selector(matchers)
         blocks, hot = self._now()
-        found = self._catalog.names(_within(blocks, from_ms, to_ms), selector, {})
+        found: set[SeriesId] = set()
+        try:
+            found = self._catalog.names(_within(blocks, from_ms, to_ms), selector, Seen())
+        except sqlite3.Error as error:
+            self._unreadable(error)
         for view in hot:
             found.update(series for series, _, _ in view.pieces(selector, from_ms, to_ms))
         return sorted(found)
@@ -75,10 +90,13 @@ class Selecting:
     def _pieces(self, matchers: Matchers, from_ms: int, to_ms: int) -> Iterator[Piece]:
         selector = matchers if isinstance(matchers, Selector) else Selector(matchers)
         blocks, hot = self._now()
-        seen: Seen = {}
-        with self._readers.connection() as connection:
-            for block in _within(blocks, from_ms, to_ms):
-                yield from self._catalog.pieces(connection, block, selector, from_ms, to_ms, seen)
+        seen = Seen()
+        try:
+            with self._readers.connection() as connection:
+                for block in _within(blocks, from_ms, to_ms):
+                    yield from self._catalog.pieces(connection, block, selector, from_ms, to_ms, seen)
+        except sqlite3.Error as error:
+            self._unreadable(error)
         for view in hot:
             yield from view.pieces(selector, from_ms, to_ms)
 

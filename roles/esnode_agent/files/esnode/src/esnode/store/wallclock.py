@@ -9,10 +9,27 @@ the wall has stayed there for an hour.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from esnode.store.codec import Ints
 
 TOLERANCE_S = 300.0
 CONFIRM_S = 3600.0
+
+
+def trusted_ms(sealed_ms: int | None, times: Sequence[Ints]) -> int | None:
+    """The time of the newest sample without the jumps of the clock, ms; None: there is nothing to tell it by.
+
+    `sealed_ms`: when the newest block was sealed; `times`: of what was appended since, in the order in which it came.
+    """
+    if not times:
+        return sealed_ms
+    hot = np.concatenate(times)
+    steps = np.diff(hot)
+    first = int(hot[0]) if sealed_ms is None else min(int(hot[0]), sealed_ms)
+    return first + int(np.sum(steps[np.abs(steps) <= TOLERANCE_S * 1000]))
 
 
 class SteadyClock:

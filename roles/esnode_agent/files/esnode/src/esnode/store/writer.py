@@ -54,8 +54,9 @@ class Writer:
         self._backoff = 1.0
         self._next_age_check = 0.0
         self._told_lost = 0
-        self._chore: Chore | None = self._first_chore()
-        self._chore_name = "cleaning up"
+        self._broken = False
+        self._chore: Chore | None = None
+        self._untidy = True  # a process that was killed may have left something half done
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
@@ -64,6 +65,12 @@ class Writer:
     def wake(self) -> None:
         """There is something to seal."""
         with self._condition:
+            self._condition.notify_all()
+
+    def mend(self) -> None:
+        """The database can't be read as a whole: make a new one of it, in the writer's thread."""
+        with self._condition:
+            self._broken = True
             self._condition.notify_all()
 
     def flush(self, timeout_s: float) -> None:
@@ -106,13 +113,18 @@ class Writer:
                     self._condition.wait(self._wait_s())
                 stopping, asked = self._stopping, self._asked
             try:
+                if self._broken:
+                    self._drop_chore()
+                    self._repair()
+                    self._broken = False
                 if stopping or asked > self._answered or self._flush_due() or self.problem is not None:
                     self._flush()
                     if self.problem is not None:
                         self._probe()
                         self._recovered()
                     self._answer(asked)
-                else:
+                # However often there is something to flush: the log must become blocks, too.
+                if not stopping and self.problem is None:
                     self._slice()
             except Exception as error:  # whatever it was, what is appended next must still get its chance
                 self._failed(error)
@@ -131,7 +143,7 @@ class Writer:
             return True
         if self._retry_at is not None:
             return self._monotonic() >= self._retry_at
-        if self._flush_due() or self._chore is not None:
+        if self._broken or self._flush_due() or self._chore is not None:
             return True
         self._chore = self._next_chore()
         if self._chore is None and self._idle_asked:
@@ -165,11 +177,25 @@ class Writer:
             self._log_once(records, size)
         except NoRoom:
             self._drop_chore()
-            for _ in self._retention.chore(2 * size):
+            for chore in (self._tidy_up(), self._retention.chore(2 * size)):
+                for _ in chore:
+                    pass
+            try:
+                self._log_once(records, size)
+            except NoRoom:
+                self._shorten_log()
+                self._log_once(records, size)
+
+    def _shorten_log(self) -> None:
+        """There are no blocks to drop, the log itself fills the file: make blocks of it."""
+        if self._head.closed() is None:
+            self._head.rotate()
+        while self._head.closed() is not None:
+            for _ in self._seal():
                 pass
-            self._log_once(records, size)
 
     def _log_once(self, records: list[Record], size: int) -> None:
+        records = [record for record in records if self._head.holds(record.epoch)]
         numbers: dict[int, int] = {}
         with self._database.write(size) as connection:
             for record in records:
@@ -182,6 +208,7 @@ class Writer:
         self._head.written(records)
 
     def _slice(self) -> None:
+        self._chore = self._chore or self._next_chore()
         if self._chore is None:
             return
         try:
@@ -192,11 +219,14 @@ class Writer:
             if not self._stopping:
                 self._condition.wait(_PAUSE_S)
 
-    def _first_chore(self) -> Chore:
-        closed = self._head.views()[1]
-        yield from self._retention.leftovers({view.number for view in closed})
+    def _tidy_up(self) -> Chore:
+        hot = self._head.views()[1]
+        yield from self._retention.leftovers({view.number for view in hot})
+        self._untidy = False
 
     def _next_chore(self) -> Chore | None:
+        if self._untidy:
+            return self._tidy_up()
         if self._head.closed() is not None:
             return self._seal()
         if self._monotonic() >= self._next_age_check:
@@ -215,17 +245,22 @@ class Writer:
                 yield from self._sealing.seal(epoch)
                 break
             except NoRoom:
-                if not self._retention.too_much(self._database.slice_bytes):
-                    raise
+                dropped = self._retention.dropped
                 yield from self._retention.chore(self._database.slice_bytes)
+                if self._retention.dropped == dropped:  # there is nothing older than this one
+                    self._sealing.discard(epoch)
+                    self._head.give_up(epoch)
+                    self._tell_lost()
+                    return
         self._head.sealed(epoch)
         self._database.checkpoint()
         yield
         yield from self._retention.chore()
 
     def _drop_chore(self) -> None:
-        """Forget what is half done, it begins again later."""
-        self._chore = None
+        """Forget what is half done: it begins again later, and what is left of it is cleared away."""
+        if self._chore is not None:
+            self._chore, self._untidy = None, True
 
     def _failed(self, error: Exception) -> None:
         self._drop_chore()
@@ -238,14 +273,14 @@ class Writer:
         self._tell_lost()
         try:
             if is_corrupt(error):
-                self._repair()
+                self._broken = True  # until it has been repaired in full, however often that is begun
             elif not isinstance(error, NoRoom) and "full" not in text:
                 self._database.reconnect()
         except Exception as further:  # the next try says whether it is still so
             _log.debug("%s: can't be opened again yet: %s", self._database.path, further)
         with self._condition:
             self.problem = f"{self._database.path}: {text}"
-            self._retry_at = self._monotonic() + self._backoff
+            self._retry_at = self._monotonic() + (0.0 if is_corrupt(error) and self._backoff == 1.0 else self._backoff)
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF_S)
             if self._idle_asked:
                 self._idle, self._idle_asked = True, False
@@ -268,7 +303,7 @@ class Writer:
         if lost.rows > self._told_lost:
             self._told_lost = lost.rows
             _log.error(
-                "%s: %d samples of %d appends between %s and %s ms were given up, the disk took nothing for too long",
+                "%s: %d samples of %d appends between %s and %s ms were given up: there was no room for them",
                 self._database.path,
                 lost.samples,
                 lost.rows,

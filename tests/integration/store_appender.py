@@ -1,6 +1,6 @@
 # Copyright: the esnode authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A process that appends for ever and says what is durable: appender.py FOLDER FIRST_TICK SEAL_ROWS."""
+"""A process that appends for ever and says what is durable: store_appender.py FOLDER FIRST_TICK SEAL_ROWS."""
 
 from __future__ import annotations
 

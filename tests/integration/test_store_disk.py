@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from esnode import store
@@ -18,7 +21,20 @@ from samples import START_MS, Expected, eventually, named, row
 
 Opener = Callable[..., Store]
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """Open stores that are closed at the end, whatever happens."""
+    stores: list[Store] = []
+
+    def opener(path: Path, **options: Any) -> Store:
+        stores.append(store.open(path, store.Options(**{"wall": lambda: START_MS / 1000, **options})))
+        return stores[-1]
+
+    yield opener
+    for one in stores:
+        with contextlib.suppress(store.NotWritten):
+            one.close()
 
 
 @pytest.fixture
@@ -34,16 +50,25 @@ def ext4(tmp_path: Path) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(32 * MIB)
     if subprocess.run(["mkfs.ext4", "-q", image]).returncode:
-        pytest.skip("needs mkfs.ext4")
+        not_tried("there is no mkfs.ext4")
     yield from mounted(tmp_path, ["-o", "loop,errors=remount-ro", str(image)])
 
 
+def not_tried(why: str) -> NoReturn:
+    """Skip, where it can't be overlooked."""
+    why = f"NOT TRIED: a store on a disk that is full or read-only; {why}"
+    warnings.warn(why, stacklevel=2)
+    pytest.skip(why)
+
+
 def mounted(tmp_path: Path, arguments: list[str]) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        not_tried("it takes root to mount")
     point = tmp_path / "disk"
     point.mkdir()
     done = subprocess.run(["mount", *arguments, point], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"can't mount here: {done.stderr.strip()}")
+        not_tried(f"can't mount: {done.stderr.strip()}")
     try:
         yield point
     finally:
