@@ -19,7 +19,7 @@ Opener = Callable[..., Store]
 HOUR_MS = 3_600_000
 
 
-SERIES = [named(n) for n in range(2000)]
+SERIES = [named(n) for n in range(300)]
 
 
 def noise(rng: np.random.Generator, series: int) -> dict[SeriesId, float]:
@@ -40,19 +40,19 @@ def test_sealing_what_was_not_flushed_counts_it_as_written(opened: Opener) -> No
 
 def test_what_is_too_old_goes_and_the_file_shrinks(opened: Opener, tmp_path: Path, clock: Clock) -> None:
     """`execute("pragma incremental_vacuum")` frees a single page: the size is what counts."""
-    one = opened(retention_s=10 * 3600.0, seal_rows=50, **clock.options())
+    one = opened(retention_s=10 * 3600.0, seal_rows=360, **clock.options())
     rng = np.random.default_rng(1)
     for _ in range(10):
-        for _ in range(50):
-            one.append(int(clock.wall_s * 1000), noise(rng, 2000))
-            clock.pass_s(72)
+        for _ in range(360):
+            one.append(int(clock.wall_s * 1000), noise(rng, 300))
+            clock.pass_s(10)
         one.settle()
     assert one.stats().dropped_blocks == 0
     full = folder_bytes(tmp_path / "store")
     for _ in range(5):
-        for _ in range(50):
+        for _ in range(360):
             one.append(int(clock.wall_s * 1000), row(1, 0))
-            clock.pass_s(72)
+            clock.pass_s(10)
         one.settle()
     one._database.checkpoint()
     oldest = one.select(gpu(0))[0].times[0]

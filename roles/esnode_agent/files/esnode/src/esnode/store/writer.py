@@ -92,7 +92,8 @@ class Writer:
             self._idle, self._idle_asked, self._next_age_check = False, True, 0.0
             self._retry_at = None
             self._condition.notify_all()
-            if not self._condition.wait_for(lambda: self._idle, timeout_s) or self.problem is not None:
+            self._condition.wait_for(lambda: self._idle or not self._thread.is_alive(), timeout_s)
+            if not self._idle or self.problem is not None:
                 raise NotWritten(self.problem or f"the store is still busy after {timeout_s:g} s")
 
     def stop(self, timeout_s: float) -> bool:
