@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
@@ -190,26 +191,53 @@ def test_a_file_system_that_becomes_read_only(ext4: Path, opened: Opener) -> Non
     assert times == tuple(range(START_MS, START_MS + 100))
 
 
-def test_a_read_only_disk_can_be_read_but_not_opened_for_writing(ext4: Path, opened: Opener) -> None:
-    one = opened(ext4 / "store")
-    one.append(START_MS, row(5, 0))
+def test_a_disk_that_is_remounted_read_only_and_back(small_disk: Path, opened: Opener) -> None:
+    """The kernel refuses that while a file is open for writing, so an operator stops the agent for it."""
+    one = opened(small_disk / "store")
+    expected = Expected()
+    for tick in range(5):
+        expected.add(START_MS + tick, row(5, tick))
+        one.append(START_MS + tick, row(5, tick))
+    one.flush()
+    shutil.copytree(small_disk / "store", small_disk / "killed")  # as a process leaves it that is killed
     one.close()
-    subprocess.run(["mount", "-o", "remount,ro", ext4], check=True)
-    with pytest.raises(store.StoreError, match="Read-only file system"):
-        store.open(ext4 / "store")
-    with store.open_for_reading(ext4 / "store") as reading:
-        assert len(reading.select()) == 5
-    subprocess.run(["mount", "-o", "remount,rw", ext4], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for name in ("store", "killed"):
+        with pytest.raises(store.StoreError, match="Read-only file system"):
+            store.open(small_disk / name)
+        with store.open_for_reading(small_disk / name) as reading:
+            expected.check(reading.select())
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    for name in ("store", "killed"):
+        one = opened(small_disk / name)
+        one.append(START_MS + 5, row(5, 5))
+        one.flush()
+        assert len(one.select()[0].times) == 6
 
 
-def test_rows_that_are_sealed_before_they_come_into_the_log_wait_no_longer(opened: Opener) -> None:
-    """Else what waits would only ever grow, until nothing more is taken."""
-    with opened(unwritten_bytes=8 * 8 * 10, flush_s=3600.0) as one:
-        expected = Expected()
-        for tick in range(200):
-            expected.add(START_MS + tick, row(8, tick))
-            one.append(START_MS + tick, row(8, tick))
-            if tick % 10 == 9:
-                one.seal()
-        assert one.stats().lost.rows == 0
+def test_a_disk_that_hangs_keeps_nobody_waiting(ext4: Path, opened: Opener) -> None:
+    one = opened(ext4 / "store", flush_s=0.05)
+    expected = Expected()
+
+    def append(first: int, last: int) -> None:
+        for tick in range(first, last):
+            expected.add(START_MS + tick, row(10, tick))
+            one.append(START_MS + tick, row(10, tick))
+
+    append(0, 50)
+    one.seal()
+    if subprocess.run(["fsfreeze", "-f", ext4], capture_output=True).returncode:
+        not_tried("there is no fsfreeze")
+    try:
+        append(50, 100)
+        with pytest.raises(store.NotWritten, match="has not answered"):
+            one.flush(1.0)
+        append(100, 500)  # the writer's thread sits in the kernel now
         expected.check(one.select())
+        assert one.stats().unwritten_rows > 0
+    finally:
+        subprocess.run(["fsfreeze", "-u", ext4], check=True)
+    one.settle()
+    assert one.stats().lost.rows == 0
+    one.close()
+    expected.check(opened(ext4 / "store").select())

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import stat
 from collections.abc import Callable
 from itertools import chain
@@ -157,9 +158,17 @@ def test_the_old_key_alone_is_refused_from_the_start_of_a_rotation(
 def test_a_plain_store_that_becomes_encrypted_keeps_no_plain_text(
     opened: Opener, key_file: Path, tmp_path: Path
 ) -> None:
-    one = opened(seal_rows=10)
-    expected = secret(one, 0, 95)
+    one, rng = opened(seal_rows=60), random.Random(1)
+    expected = Expected()
+    for tick in range(400):
+        # Blobs of several pages, which lie in the file when they are no longer needed.
+        samples = {SeriesId.of(NAME, {LABEL: VALUE, "gpu": str(n)}): rng.random() for n in range(70)}
+        expected.add(START_MS + tick, samples)
+        one.append(START_MS + tick, samples)
+        if tick % 60 == 59:
+            one.settle()
     one.settle()
+    one._database.checkpoint()
     plain = [one._database.all(f"SELECT body FROM {table}") for table in ("block", "grp", "chunk", "head")]
     one.close()
     one = opened(key_file=key_file)
@@ -168,9 +177,9 @@ def test_a_plain_store_that_becomes_encrypted_keeps_no_plain_text(
     expected.check(one.select())
     one.close()
     data = b"".join(path.read_bytes() for path in (tmp_path / "store").iterdir())
-    pieces = [blob[at : at + 24] for (blob,) in chain(*plain) if isinstance(blob, bytes) for at in range(8, 300, 60)]
-    pieces = [piece for piece in pieces if len(piece) == 24]
-    assert len(pieces) > 50
+    blobs = [blob for (blob,) in chain(*plain) if isinstance(blob, bytes)]
+    pieces = [blob[at : at + 24] for blob in blobs for at in range(8, len(blob) - 24, 1000)]
+    assert len(pieces) > 100
     assert [piece for piece in pieces if piece in data] == []
     expected.check(opened(key_file=key_file).select())
 

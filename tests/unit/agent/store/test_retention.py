@@ -13,7 +13,7 @@ from esnode import store
 from esnode.store import SeriesId
 from esnode.store.model import MIB
 from esnode.store.store import Store, folder_bytes
-from samples import START_MS, Clock, Expected, fill, gpu, named, row
+from samples import START_MS, Clock, fill, gpu, named, row
 
 Opener = Callable[..., Store]
 HOUR_MS = 3_600_000
@@ -25,17 +25,6 @@ SERIES = [named(n) for n in range(300)]
 def noise(rng: np.random.Generator, series: int) -> dict[SeriesId, float]:
     """Numbers of 6.5 bytes that no codec makes smaller."""
     return dict(zip(SERIES[:series], rng.integers(0, 2**52, series).astype(float).tolist(), strict=True))
-
-
-def test_sealing_what_was_not_flushed_counts_it_as_written(opened: Opener) -> None:
-    one = opened(flush_s=3600, unwritten_bytes=8 * 10 * 4)
-    expected = Expected()
-    for tick in range(30):
-        expected.add(START_MS + tick, row(10, tick))
-        one.append(START_MS + tick, row(10, tick))
-        one.seal()
-    assert one.stats().lost.rows == 0
-    expected.check(one.select())
 
 
 def test_what_is_too_old_goes_and_the_file_shrinks(opened: Opener, tmp_path: Path, clock: Clock) -> None:

@@ -115,6 +115,19 @@ def test_the_lock_that_appending_takes_is_never_held_over_a_write_or_a_compressi
     assert held == []
 
 
+def test_rows_that_are_sealed_before_they_come_into_the_log_wait_no_longer(opened: Opener) -> None:
+    """Else what waits would only ever grow, until nothing more is taken."""
+    one = opened(unwritten_bytes=8 * 8 * 10, flush_s=3600.0)
+    expected = Expected()
+    for tick in range(200):
+        expected.add(START_MS + tick, row(8, tick))
+        one.append(START_MS + tick, row(8, tick))
+        if tick % 10 == 9:
+            one.seal()
+    assert one.stats().lost.rows == 0
+    expected.check(one.select())
+
+
 def test_there_is_one_connection_that_can_write(
     opened: Opener, tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
