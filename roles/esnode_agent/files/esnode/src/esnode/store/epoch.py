@@ -160,6 +160,16 @@ class Epoch:
             if segment.rows
         ]
 
+    def written_parts(self) -> list[Part]:
+        """The rows that are on the disk, up to the first that is not."""
+        parts: list[Part] = []
+        for segment in self.segments:
+            if segment.written:
+                parts.append(Part(segment.layout, segment.times[: segment.written], segment.values[: segment.written]))
+            if segment.written < segment.rows:
+                break
+        return parts
+
     def width(self) -> int:
         """Number of series in the newest row."""
         return len(self.segments[-1].layout.ids) if self.segments else 0

@@ -165,6 +165,18 @@ class Head:
                 if epoch.rows
             ]
 
+    def durable(self) -> tuple[int, list[tuple[HotView, bool]]]:
+        """The growing epoch's number, and of all epochs what is on the disk; with each whether that is all of it."""
+        with self.lock:
+            growing = self._epochs[-1]
+            return growing.number, [
+                (
+                    HotView(epoch.number, epoch.series, epoch.by_name, epoch.written_parts()),
+                    epoch is not growing and all(part.written == part.rows for part in epoch.segments),
+                )
+                for epoch in self._epochs
+            ]
+
     def figures(self) -> tuple[int, int, int, int | None, int | None]:
         """Series in the newest row, rows, unwritten rows, first and last time."""
         with self.lock:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from esnode.store.blocks import Block
-from esnode.store.codec import Bools, Chunk, Floats, Ints
+from esnode.store.codec import Bools, Chunk, Column, Floats, Ints
 from esnode.store.damage import Damage
 from esnode.store.database import SHIFT, Readers, is_damage
 from esnode.store.envelope import Envelope
@@ -210,6 +210,23 @@ class Catalog:
                     yield series, cut, samples.values[inside]
                 else:
                     yield _partial(series, times, inside, samples.present, samples.values)
+
+    def columns(self, connection: sqlite3.Connection, block: Block) -> Iterator[tuple[SeriesId, Column]]:
+        """All of a block that can be read, column by column."""
+        for number in block.groups.tolist():
+            chunk = self._chunk(connection, block, number)
+            group = self.group(connection, number, block.number) if chunk is not None else []
+            for place, series in enumerate(group):
+                try:
+                    if chunk is not None and place < len(chunk) and chunk.count(place):
+                        yield series, chunk.column(place)
+                except Damaged as error:
+                    self.damaged("chunk", block.number << SHIFT | number, error)
+                    break
+
+    def damaged(self, kind: str, number: int, why: object) -> None:
+        """Count a part that can't be read."""
+        self._damage.note(kind, number, why)
 
     def _chunk(self, connection: sqlite3.Connection, block: Block, group: int) -> Chunk | None:
         number = block.number << SHIFT | group

@@ -13,6 +13,7 @@ from esnode.store.reading import Catalog
 from esnode.store.wallclock import SteadyClock
 
 _CHUNKS_TOGETHER = 32
+_GONE_KNOWN = 1000
 
 
 class Retention:
@@ -24,6 +25,7 @@ class Retention:
         self._database, self._catalog, self._clock, self._changed = database, catalog, clock, changed
         self._retention_ms = int(retention_s * 1000)
         self.dropped = 0
+        self.gone: dict[int, tuple[int, int]] = {}  # rows and samples of blocks that were dropped, by number
 
     def too_old(self) -> list[int]:
         """Numbers of blocks that are past their age."""
@@ -68,6 +70,10 @@ class Retention:
             for table in ("block", "spare_block"):
                 connection.execute(f"DELETE FROM {table} WHERE id = ?", (number,))
         self.dropped += 1
+        if gone is not None:
+            self.gone[number] = (gone.rows, gone.samples)
+            if len(self.gone) > _GONE_KNOWN:
+                self.gone.pop(next(iter(self.gone)))
         self._changed()
         yield
         yield from self.drop_chunks(number)

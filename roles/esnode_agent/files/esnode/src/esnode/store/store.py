@@ -18,6 +18,7 @@ from esnode.store.damage import Damage
 from esnode.store.database import FILE, PAGE, Database, Readers
 from esnode.store.envelope import PLAIN, Envelope
 from esnode.store.errors import NotWritten, StoreError
+from esnode.store.following import Ahead, Batch, Cursor, Following
 from esnode.store.groups import Grouping
 from esnode.store.head import Head
 from esnode.store.identity import Identity, check_keys, read_identity, write_identity
@@ -89,6 +90,7 @@ class Store(Selecting):
         trusted = trusted_ms(blocks[-1].sealed_ms if blocks else None, hot)
         clock = SteadyClock(self._wall, self._monotonic, None if trusted is None else trusted / 1000)
         self._retention = Retention(database, self._catalog, clock, options.retention_s, self._head.blocks_changed)
+        self._following = Following(self._identity.store, self._head, self._catalog, self._readers, self._retention)
         self._rekeying = Rekeying(database, self._envelope, self.damage, needed=old, finished=self._forget_old_keys)
         self._writer = Writer(
             database,
@@ -97,7 +99,7 @@ class Store(Selecting):
             Sealing(database, self._envelope, clock, *self._grouping(blocks)),
             self._retention,
             self._rekeying,
-            self._repair,
+            self._repair_apart,
             self._monotonic,
         )
 
@@ -225,6 +227,22 @@ class Store(Selecting):
             damaged=self.damage.counts(),
             old_keys=tuple(name.hex() for name in self._identity.keys if name != self._envelope.writes),
         )
+
+    def follow(self, cursor: Cursor | None, most_samples: int) -> Batch:
+        """Return rows that were appended after the cursor, in order, at most `most_samples` samples or one row.
+
+        Empty when there is nothing more yet; rows come once they are on the disk. Without a cursor, or with one of
+        another store: no rows, and the place for now. StoreError when the disk can't be read.
+        """
+        return self._following.follow(cursor, most_samples)
+
+    def ahead(self, cursor: Cursor) -> Ahead:
+        """Return how much `follow` would give in all from this cursor on."""
+        return self._following.ahead(cursor)
+
+    def _repair_apart(self) -> None:
+        with self._following.lock:  # who follows must not take the new, still empty database for all there is
+            self._repair()
 
     def _repair(self) -> None:
         """In the writer's thread: the database's own pages are damaged; make a new one of what can be read."""
