@@ -167,6 +167,54 @@ def test_suites_and_versions_that_cannot_be_together_are_refused(tmp_path: Path,
     assert any(expected in m for m in mistakes(tmp_path, f"[security]\n{security}"))
 
 
+REMOTE = '[remote_write]\nurl = "https://prometheus/api/v1/write"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "[tsdb]\nenable_local_tsdb = false\n" + REMOTE,
+            "remote_write.url: needs the store that it is sent from; set tsdb.enable_local_tsdb = true or remove it",
+        ),
+        (
+            '[remote_write]\nurl = "https://user:secret@prometheus/api/v1/write"\n',
+            "remote_write.url: holds a user or password; use username and password_path",
+        ),
+        (REMOTE + 'username = "esnode"', "remote_write.password_path: is not set but username needs it"),
+        (REMOTE + 'tls_key_path = "/k"', "remote_write.tls_cert_path: is not set but tls_key_path needs it"),
+        (
+            REMOTE + 'username = "esnode"\npassword_path = "/p"\nbearer_token_path = "/t"',
+            "remote_write.username: and bearer_token_path exclude each other; remove one",
+        ),
+        (
+            REMOTE + 'headers = { authorization = "Bearer x" }',
+            'remote_write.headers: "authorization" is set by the agent; '
+            "use bearer_token_path, or username and password_path",
+        ),
+        (
+            REMOTE + 'headers = { X-Scope-OrgID = "a\\nb" }',
+            'remote_write.headers: "X-Scope-OrgID" can\'t be sent: a header is one line, its name has no spaces',
+        ),
+        (
+            REMOTE + 'labels = { "data-center" = "x" }',
+            'remote_write.labels: "data-center" is no name for a label; use letters, digits and _',
+        ),
+        (
+            REMOTE + "labels = { rack = 7 }",
+            'remote_write.labels = {...}: expected a table of texts, such as { name = "value" }',
+        ),
+    ],
+)
+def test_what_remote_write_can_not_be_done_with_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    assert mistakes(tmp_path, text) == [f"{tmp_path / 'esnode.toml'}: {expected}"]
+
+
+def test_tables_of_texts_take_references(tmp_path: Path) -> None:
+    path = write(tmp_path, REMOTE + 'labels = { rack = "${RACK}" }')
+    assert load(path, {"RACK": "r7"}).config.remote_write.labels == {"rack": "r7"}
+
+
 def test_a_secret_is_not_shown_in_a_mistake(tmp_path: Path) -> None:
     found = mistakes(tmp_path, '[orchestrator]\ntoken = ["hunter2"]\ntokn = "hunter2"\n[agent]\ntoken = "hunter2"')
     assert len(found) == 3

@@ -31,6 +31,8 @@ def shape(kind: Any) -> dict[str, Any]:
         return {"type": "str", "choices": list(kind.__args__)}
     if origin is list:
         return {"type": "list", "elements": "str"}
+    if origin is dict:
+        return {"type": "dict"}
     return {"type": {str: "str", int: "int", float: "float", bool: "bool"}[kind]}
 
 

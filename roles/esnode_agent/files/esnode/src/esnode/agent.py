@@ -28,6 +28,8 @@ from esnode.certificate import Served
 from esnode.collect import Collector, Roots, Settings, deadline_s
 from esnode.config import RESTART_ONLY, Config
 from esnode.config_file import ConfigError, Loaded
+from esnode.deliver import receiver
+from esnode.deliver.remote_write import RemoteWrite
 from esnode.scheduler import Scheduler
 from esnode.serve.history_routes import HistoryRoutes
 from esnode.serve.page import Page
@@ -86,6 +88,7 @@ class Agent:
         self._page = Page()
         self._telemetry = Telemetry()
         self._history = history.History(loaded.config.tsdb)
+        self._remote_write = RemoteWrite(loaded.config.remote_write, lambda: self._history.store)
         self._previous: Snapshot | None = None
         self._wanted = {n: _made_from(n, loaded.config) for n, wanted in _COLLECTORS.items() if wanted(loaded.config)}
         settings = Settings(loaded.config, roots)
@@ -117,6 +120,7 @@ class Agent:
         server = Server(app, self._telemetry)
         self._scheduler.start()
         self._history.start()
+        self._remote_write.start()
         await server.start(sockets, self._context)
         scheme = "https" if self._context else "http"
         addresses = sorted({_shown(s) for s in sockets})
@@ -133,6 +137,7 @@ class Agent:
 
     async def _stop_threads(self, loop: asyncio.AbstractEventLoop) -> None:
         await loop.run_in_executor(None, self._scheduler.stop, _STOP_S / 2)
+        await loop.run_in_executor(None, self._remote_write.close, _CLOSE_S / 4)
         await loop.run_in_executor(None, self._history.close, _CLOSE_S)
 
     async def _tell_systemd(self) -> None:
@@ -181,6 +186,7 @@ class Agent:
             **({catalogue.TLS_NOT_AFTER.series(): ends} if (ends := self._certificate_ends()) else {}),
             **self._telemetry.samples(),
             **self._history.samples(),
+            **self._remote_write.samples(),
         }
 
     def _certificate_ends(self) -> float | None:
@@ -230,6 +236,7 @@ class Agent:
                 for name, r in self._scheduler.runners.items()
             },
             "tsdb": self._history.status(),
+            "remote_write": self._remote_write.status(),
             "driver": gpu.get("driver"),
             "cuda": gpu.get("cuda"),
             "gpus": gpu.get("gpus", []),
@@ -242,6 +249,7 @@ class Agent:
         try:
             loaded = config_file.load(path)
             found = [*tls.check(loaded.config.security), *history.check(loaded.config.tsdb)]
+            found += receiver.check(loaded.config.remote_write)
             mistakes = [f"{path}: {m}" for m in found]
             if mistakes:
                 raise ConfigError(mistakes)
@@ -282,6 +290,7 @@ class Agent:
         )
         self._wanted = wanted
         self._history.change(new.tsdb)
+        self._remote_write.change(new.remote_write)
         log.info("configuration reloaded from %s", loaded.path)
 
 

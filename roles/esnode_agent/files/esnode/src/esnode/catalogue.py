@@ -141,6 +141,35 @@ TSDB_ERRORS = _counter(
     "What the local store could not do: open, append, write (tries), read (distinct damaged parts).",
 )
 
+# What is sent on
+DELIVERY_QUEUE = _gauge(
+    "esnode_delivery_queue_length", "count", "sink", "What waits to be delivered; for remote_write, samples."
+)
+DELIVERY_SENT = _counter(
+    "esnode_delivery_sent_total", "count", "sink", "What was delivered; for remote_write, samples."
+)
+DELIVERY_FAILED = _counter(
+    "esnode_delivery_failed_total", "count", "sink", "Tries that failed and are made again; for remote_write, requests."
+)
+DELIVERY_DROPPED = _counter(
+    "esnode_delivery_dropped_total", "count", "sink", "What was given up; for remote_write, samples."
+)
+REMOTE_WRITE_DROPPED = _counter(
+    "esnode_remote_write_samples_dropped_total",
+    "count",
+    "reason",
+    "Samples given up: too_old, out_of_order, refused (by the receiver), retention (of the local store).",
+)
+REMOTE_WRITE_HIGHEST_SENT = _gauge(
+    "esnode_remote_write_highest_sent_timestamp_seconds", "s", "", "Unix time of the newest samples delivered."
+)
+REMOTE_WRITE_LAG = _gauge(
+    "esnode_remote_write_lag_seconds", "s", "", "From the newest samples delivered to the newest in the local store."
+)
+REMOTE_WRITE_DURATION = _histogram(
+    "esnode_remote_write_request_duration_seconds", "s", "", "Time until the receiver had answered a request, or not."
+)
+
 # CPU
 CPU_SECONDS = _counter("esnode_cpu_seconds_total", "s", "cpu mode", "Time each CPU spent in each mode.")
 CPU_USAGE = _gauge("esnode_cpu_usage_percent", "%", "cpu", "Busy share of each CPU between the last two collections.")

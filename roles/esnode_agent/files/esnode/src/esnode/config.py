@@ -16,6 +16,7 @@ Text = Annotated[str, Meta(description="a text in quotes")]
 Path = Annotated[str, Meta(pattern="^/", description="an absolute path in quotes")]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+", description='an "http://" or "https://" URL')]
 Switch = Annotated[bool, Meta(description="true or false")]
+Texts = Annotated[dict[str, Text], Meta(description='a table of texts, such as { name = "value" }')]
 
 
 class Agent(Struct, frozen=True, kw_only=True):
@@ -115,6 +116,35 @@ class Tsdb(Struct, frozen=True, kw_only=True):
     """File with the key (or, first the new, then the old ones) that the store is encrypted with; none: it is not."""
 
 
+class RemoteWrite(Struct, frozen=True, kw_only=True):
+    """[remote_write]"""
+
+    url: Url | None = None
+    """Where the store's samples are sent to, such as https://prometheus.example.com/api/v1/write; not set: nowhere."""
+    bearer_token_path: Path | None = None
+    """File with the token that is sent as `Authorization: Bearer`. Read again when it changes."""
+    username: Text | None = None
+    """User of basic authentication."""
+    password_path: Path | None = None
+    """File with the password of `username`. Read again when it changes."""
+    tls_ca_path: Path | None = None
+    """Certificates in PEM of the authorities that the receiver's may come from; not set: those of the system."""
+    tls_cert_path: Path | None = None
+    """Certificate in PEM that is shown to the receiver. Read again when it changes."""
+    tls_key_path: Path | None = None
+    """Private key of it in PEM, without passphrase."""
+    min_tls_version: Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')] = "1.3"
+    """Receivers that speak nothing newer are not sent to."""
+    headers: Texts = field(default_factory=dict)
+    """Further headers, such as X-Scope-OrgID. No secrets: those have files."""
+    labels: Texts = field(default_factory=dict)
+    """Added to each series that has not this label itself, besides job = "esnode" and instance = the host's name."""
+    max_samples_per_second: Annotated[int, Meta(ge=100, description="a whole number from 100 up")] = 10_000
+    """The most that is sent, also after an outage."""
+    timeout_seconds: Annotated[float, Meta(ge=1, le=300, description="a number of seconds from 1 to 300")] = 30.0
+    """After so long without an answer a request is given up and sent again."""
+
+
 class Orchestrator(Struct, frozen=True, kw_only=True):
     """[orchestrator]"""
 
@@ -170,6 +200,7 @@ class Config(Struct, frozen=True, kw_only=True):
     security: Security = Security()
     collectors: Collectors = Collectors()
     tsdb: Tsdb = Tsdb()
+    remote_write: RemoteWrite = RemoteWrite()
     orchestrator: Orchestrator = Orchestrator()
     audit: Audit = Audit()
     alerts: Alerts = Alerts()

@@ -43,6 +43,18 @@ TLS13_SUITES = (
     "TLS_AES_128_CCM_SHA256",
     "TLS_AES_128_CCM_8_SHA256",
 )
+_NOT_FOR_HEADERS = (
+    "authorization",
+    "proxy-authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "user-agent",
+    "x-prometheus-remote-write-version",
+)
 
 
 class ConfigError(Exception):
@@ -171,6 +183,8 @@ class _References:
     def resolve(self, where: str, value: Any) -> Any:
         if isinstance(value, list):
             return [self.resolve(where, v) for v in value]
+        if isinstance(value, dict):
+            return {name: self.resolve(where, v) for name, v in value.items()}
         return _REFERENCE.sub(lambda m: self._lookup(where, m[1]), value) if isinstance(value, str) else value
 
     def _lookup(self, where: str, name: str) -> str:
@@ -213,9 +227,43 @@ def _combinations(config: Config, references: _References) -> list[tuple[str, st
     if security.min_tls_version == "1.3" and any(not s.startswith("TLS_") for s in tls12):
         useless = ", ".join(s for s in tls12 if not s.startswith("TLS_"))
         wrong.append(("security.cipher_suites", f'{useless}: no use with min_tls_version = "1.3"; remove it'))
+    wrong += _remote_write(config)
     orchestrator = config.orchestrator
     if orchestrator.enabled and not (orchestrator.token or orchestrator.token_secret_path):
         wrong.append(("orchestrator.enabled", "true needs token or token_secret_path"))
+    return wrong
+
+
+def _remote_write(config: Config) -> list[tuple[str, str]]:
+    remote, wrong = config.remote_write, []
+    if remote.url is not None and not config.tsdb.enable_local_tsdb:
+        wrong.append(
+            ("remote_write.url", "needs the store that it is sent from; set tsdb.enable_local_tsdb = true or remove it")
+        )
+    if remote.url is not None and "@" in remote.url.split("/")[2]:
+        wrong.append(("remote_write.url", "holds a user or password; use username and password_path"))
+    for one, other in (
+        ("username", "password_path"),
+        ("password_path", "username"),
+        ("tls_cert_path", "tls_key_path"),
+        ("tls_key_path", "tls_cert_path"),
+    ):
+        if getattr(remote, one) is not None and getattr(remote, other) is None:
+            wrong.append((f"remote_write.{other}", f"is not set but {one} needs it"))
+    if remote.bearer_token_path is not None and remote.username is not None:
+        wrong.append(("remote_write.username", "and bearer_token_path exclude each other; remove one"))
+    for name, value in remote.headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not value.isprintable():
+            wrong.append(
+                ("remote_write.headers", f'"{name}" can\'t be sent: a header is one line, its name has no spaces')
+            )
+        elif name.lower() in _NOT_FOR_HEADERS:
+            secret = name.lower() in ("authorization", "proxy-authorization")
+            instead = "use bearer_token_path, or username and password_path" if secret else "remove it"
+            wrong.append(("remote_write.headers", f'"{name}" is set by the agent; {instead}'))
+    for name in remote.labels:
+        if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
+            wrong.append(("remote_write.labels", f'"{name}" is no name for a label; use letters, digits and _'))
     return wrong
 
 
@@ -229,6 +277,11 @@ def _notices(config: Config, sections: Mapping[str, Any], references: _Reference
     paths = (security.tls_cert_path, security.tls_key_path, security.tls_ca_path)
     if not security.enable_tls and any(paths):
         notices.append("security: certificate paths are set but enable_tls = false: /metrics is served in the clear")
+    remote = config.remote_write
+    if remote.url is None and "remote_write" in sections and sections["remote_write"] != type(remote)():
+        notices.append("remote_write: url is not set: nothing is sent")
+    if remote.url is not None and remote.url.startswith("http:") and (remote.bearer_token_path or remote.username):
+        notices.append("remote_write: the url is http: token or password are sent in the clear")
     if config.orchestrator.token and config.orchestrator.token_secret_path:
         notices.append("orchestrator: both token and token_secret_path are set; token wins")
     return notices

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esnode.config import Security
+from esnode.config import RemoteWrite, Security
 from esnode.config_file import TLS13_SUITES
 
 if TYPE_CHECKING:
@@ -86,20 +86,8 @@ def check(security: Security) -> list[str]:
         return []
     import ssl
 
-    mistakes: list[str] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    readable = True
-    for key in ("tls_cert_path", "tls_key_path", "tls_ca_path"):
-        path = getattr(security, key)
-        if path is None:
-            continue
-        try:
-            Path(path).read_bytes()
-        except OSError as error:
-            mistakes.append(f'security.{key} = "{path}": cannot be read by user {_user()}: {error.strerror}')
-            readable = False
-    if readable:
-        mistakes += _check_pair(context, security)
+    mistakes = _check_files(context, "security", security)
     for suite in security.cipher_suites:
         if suite not in TLS13_SUITES:
             try:
@@ -109,24 +97,44 @@ def check(security: Security) -> list[str]:
     return mistakes
 
 
-def _check_pair(context: ssl.SSLContext, security: Security) -> list[str]:
+def check_client(settings: RemoteWrite) -> list[str]:
+    """The same for the files with which the agent is a client."""
+    import ssl
+
+    return _check_files(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "remote_write", settings)
+
+
+def _check_files(context: ssl.SSLContext, section: str, files: Security | RemoteWrite) -> list[str]:
+    mistakes: list[str] = []
+    for key in ("tls_cert_path", "tls_key_path", "tls_ca_path"):
+        path = getattr(files, key)
+        if path is None:
+            continue
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            mistakes.append(f'{section}.{key} = "{path}": cannot be read by user {user()}: {error.strerror}')
+    return mistakes or _check_pair(context, section, files)
+
+
+def _check_pair(context: ssl.SSLContext, section: str, files: Security | RemoteWrite) -> list[str]:
     import ssl
 
     mistakes = []
-    if security.tls_cert_path and security.tls_key_path:
+    if files.tls_cert_path and files.tls_key_path:
         try:
-            context.load_cert_chain(security.tls_cert_path, security.tls_key_path, password=_no_password)
+            context.load_cert_chain(files.tls_cert_path, files.tls_key_path, password=_no_password)
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error)
             mistakes.append(
-                f'security.tls_cert_path = "{security.tls_cert_path}" and tls_key_path = "{security.tls_key_path}": '
+                f'{section}.tls_cert_path = "{files.tls_cert_path}" and tls_key_path = "{files.tls_key_path}": '
                 f"{_explain(reason)}"
             )
-    if security.tls_ca_path:
+    if files.tls_ca_path:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(security.tls_ca_path)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(files.tls_ca_path)
         except ssl.SSLError:
-            mistakes.append(f'security.tls_ca_path = "{security.tls_ca_path}": holds no PEM certificate')
+            mistakes.append(f'{section}.tls_ca_path = "{files.tls_ca_path}": holds no PEM certificate')
     return mistakes
 
 
@@ -147,7 +155,8 @@ def _explain(reason: str) -> str:
     return reason
 
 
-def _user() -> str:
+def user() -> str:
+    """The name of the user that this process runs as."""
     import pwd
 
     try:
@@ -174,9 +183,24 @@ def server_context(security: Security) -> ssl.SSLContext:
 
 def configure(context: ssl.SSLContext, security: Security) -> None:
     """Give a context the certificate and the lowest version; works on one that is in use, for new connections."""
-    import ssl
 
-    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-    context.minimum_version = versions[security.min_tls_version]
+    context.minimum_version = _lowest(security)
     assert security.tls_cert_path is not None  # config_file refuses enable_tls without it
     context.load_cert_chain(security.tls_cert_path, security.tls_key_path, password=_no_password)
+
+
+def client_context(settings: RemoteWrite) -> ssl.SSLContext:
+    """The context of connections that the agent opens. Raises ssl.SSLError or OSError as `server_context` does."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=settings.tls_ca_path)
+    context.minimum_version = _lowest(settings)
+    if settings.tls_cert_path is not None:
+        context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path, password=_no_password)
+    return context
+
+
+def _lowest(settings: Security | RemoteWrite) -> ssl.TLSVersion:
+    import ssl
+
+    return {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[settings.min_tls_version]

@@ -12,6 +12,7 @@ from esnode import tls
 from esnode.certificate import Served
 from esnode.config import Config
 from esnode.config_file import ConfigError, Loaded, load
+from esnode.deliver import receiver
 
 if TYPE_CHECKING:
     from esnode.commands import Subparsers
@@ -33,7 +34,7 @@ def _tried_out(config: Config) -> list[str]:
     """What is wrong with the files that the configuration names."""
     from esnode import history  # it uses OpenSSL, which has to know its suites before
 
-    return [*tls.check(config.security), *history.check(config.tsdb)]
+    return [*tls.check(config.security), *history.check(config.tsdb), *receiver.check(config.remote_write)]
 
 
 def _checked(path: Path) -> Loaded:

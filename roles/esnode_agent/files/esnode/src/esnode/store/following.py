@@ -72,7 +72,7 @@ class Batch:
         """The place behind the first `rows` of these rows."""
         if not rows:
             return self.start
-        newest_ms = int(self.times[:rows].max())
+        newest_ms = int(np.max(self.times[:rows]))
         if self.start.rows:
             newest_ms = max(newest_ms, self.start.newest_ms)
         return Cursor(self.start.store, self.start.epoch, self.start.rows + rows, newest_ms)
@@ -103,7 +103,7 @@ class _Hot:
 
     def knows(self, cursor: Cursor) -> bool:
         """Whether the rows before the cursor are the first ones here."""
-        return int(self.times[: cursor.rows].max()) == cursor.newest_ms
+        return int(np.max(self.times[: cursor.rows])) == cursor.newest_ms
 
     def read(self, start: int, most_samples: int) -> tuple[list[SeriesId], Ints, Floats, Bools]:
         """At least one row and at most `most_samples` samples from row `start` on."""
@@ -118,9 +118,7 @@ class _Hot:
             rows = min(len(part.times) - skipped, max(room // width, 0 if parts else 1))
             if not rows:
                 break
-            parts.append(
-                Part(part.layout, part.times[skipped : skipped + rows], part.values[skipped : skipped + rows])
-            )
+            parts.append(Part(part.layout, part.times[skipped : skipped + rows], part.values[skipped : skipped + rows]))
             room -= rows * width
             if skipped + rows < len(part.times):
                 break
@@ -165,8 +163,13 @@ class _Sealed:
                 values[here] = column.values[first : first + int(np.count_nonzero(here))]
                 rows.append((values, here))
                 series.append(one)
-        values = np.array([row[0] for row in rows]).reshape(len(rows), end - start)
-        return series, self.times[start:end], values, np.array([row[1] for row in rows]).reshape(values.shape)
+        shape = (len(rows), end - start)
+        return (
+            series,
+            self.times[start:end],
+            np.array([row[0] for row in rows], np.float64).reshape(shape),
+            np.array([row[1] for row in rows], np.bool_).reshape(shape),
+        )
 
 
 class Following:
@@ -215,7 +218,7 @@ class Following:
         rows = [part.times for view, _ in hot if view.number == newest for part in view.parts]
         if not rows:
             return Cursor(self._store, newest)
-        return Cursor(self._store, newest, sum(map(len, rows)), max(int(times.max()) for times in rows))
+        return Cursor(self._store, newest, sum(map(len, rows)), max(int(np.max(times)) for times in rows))
 
     def _nothing(self, cursor: Cursor, lost: int = 0) -> Batch:
         return Batch((), np.empty(0, np.int64), np.empty((0, 0)), np.empty((0, 0), np.bool_), cursor, lost)
@@ -249,8 +252,8 @@ class Following:
         if self._unpacked is not None and self._unpacked.number == least:
             return least  # whether or not it has been dropped meanwhile
         with self._readers.connection() as connection:
-            found = connection.execute("SELECT min(id) FROM block WHERE id >= ?", (least,)).fetchall()[0][0]
-        return min([number for number in (found, *hot) if number is not None and number >= least])
+            (block,) = connection.execute("SELECT min(id) FROM block WHERE id >= ?", (least,)).fetchall()[0]
+        return min(number for number in (block, *hot) if isinstance(number, int) and number >= least)
 
     def _dropped(self, cursor: Cursor, number: int) -> int:
         """Samples of blocks from the cursor's to the one before `number` that retention took."""

@@ -1,0 +1,216 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sends what the store has on to the receiver: in order, at a bounded rate, again and again until it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from esnode.config import RemoteWrite
+from esnode.deliver.pacing import Backoff, Pacer
+from esnode.deliver.position import Position
+from esnode.deliver.progress import Progress
+from esnode.deliver.receiver import Answer, Receiver, shown
+from esnode.deliver.write_request import Encoder, Staleness, Table, units
+from esnode.store.errors import StoreError
+from esnode.store.following import Cursor
+
+if TYPE_CHECKING:
+    from esnode.store.store import Store
+
+log = logging.getLogger("esnode.remote_write")
+
+_TOGETHER = 2000  # samples of one request
+_READ = 20_000  # samples taken from the store at once
+_LOOK_S = 1.0  # between two looks for new rows
+_COUNT_S = 2.0  # between two counts of what waits
+# How often the tables of one unit may be halved to find which samples are refused. Rows that are too old for the
+# receiver come in great number: once a whole unit was refused, the next one is not looked at as closely.
+_SPLITS, _SPLITS_AFTER_REFUSAL = 64, 8
+_REPEAT_LOG_S = 3600.0
+
+
+class Sender:
+    """Runs until it is cancelled. `store`: the store as it is now, None while there is none."""
+
+    def __init__(self, settings: RemoteWrite, host: str, store: Callable[[], Store | None], progress: Progress) -> None:
+        self._store_now, self._progress = store, progress
+        self._receiver = Receiver(settings)
+        self._encoder = Encoder({"job": "esnode", "instance": host, **settings.labels})
+        self._pacer, self._backoff = Pacer(settings.max_samples_per_second), Backoff()
+        self._name = shown(settings.url or "")
+        self._together = _TOGETHER
+        self._all_refused = False
+        self._store: Store | None = None
+        self._position: Position | None = None
+        self._staleness = Staleness()
+        self._counted_at = 0.0
+        self._told: dict[str, float] = {}  # when each kind of trouble was last logged
+
+    async def run(self) -> None:
+        """Follow the store."""
+        try:
+            while True:
+                if not await self._round():
+                    await asyncio.sleep(_LOOK_S)
+        finally:
+            if self._position is not None:
+                self._position.write()
+            await self._receiver.close()
+
+    async def _round(self) -> bool:
+        """Send what there is now; False if there was nothing."""
+        store = self._store_now()
+        if store is None:
+            self._progress.state, self._progress.error = "waiting", "there is no store to send from"
+            return False
+        try:
+            if store is not self._store or self._position is None:
+                self._begin(store)
+            position = self._position
+            assert position is not None
+            batch = store.follow(position.cursor, _READ)
+        except StoreError as error:
+            self._progress.state, self._progress.error = "failing", str(error)
+            self._say("store", logging.ERROR, "%s", error)
+            return False
+        if batch.lost:
+            self._drop("retention", batch.lost)
+            self._say(
+                "retention",
+                logging.ERROR,
+                "%d samples that had not been sent yet were dropped by the store's retention; sending goes on at the"
+                " oldest that is kept",
+                batch.lost,
+            )
+        self._progress.state = "ok" if self._progress.state == "waiting" else self._progress.state
+        if not len(batch.times):
+            position.keep(batch.start)
+            self._count()
+            return False
+        for rows, tables in units(self._staleness.mark(batch), self._together):
+            for table in tables:
+                await self._deliver(table)
+            self._progress.sent_ms = int(batch.times[rows - 1])
+            position.keep(batch.after(rows))
+            self._count()
+        return True
+
+    def _begin(self, store: Store) -> None:
+        """Find the place in a store that was opened."""
+        if self._position is not None:
+            self._position.write()
+        position = Position(store.path)
+        now = store.follow(position.cursor, 1).start
+        if position.damaged:
+            position.cursor = Cursor(now.store, 0)
+        elif position.cursor is None or position.cursor.store != now.store:
+            position.cursor = now
+            log.info("sends to %s what is collected from now on", self._name)
+        position.write()
+        self._store, self._position, self._staleness = store, position, Staleness()
+
+    async def _deliver(self, table: Table) -> None:
+        """Send until each sample was either accepted or refused for good."""
+        splits = _SPLITS_AFTER_REFUSAL if self._all_refused else _SPLITS
+        accepted = False
+        waiting = [table]
+        while waiting:
+            one = waiting.pop()
+            answer = await self._until_answered(one)
+            if answer.outcome == "accepted":
+                accepted = True
+                self._progress.sent += one.samples
+                continue
+            if answer.outcome == "too_large":
+                self._together = max(50, min(self._together, one.samples) // 2)
+            halves = one.halves() if splits > 0 or answer.outcome == "too_large" else None
+            if halves is not None:
+                splits -= answer.outcome != "too_large"
+                waiting += reversed(halves)  # the older first: some receivers take nothing older after it
+                continue
+            reason = _reason(answer.why)
+            self._drop(reason, one.samples)
+            self._say(
+                reason,
+                logging.ERROR,
+                "%s refuses samples, they are dropped and counted: %s (among them %s at %.3f)",
+                self._name,
+                answer.why,
+                one.series[0],
+                one.times[0] / 1000,
+            )
+        self._all_refused = not accepted
+
+    async def _until_answered(self, table: Table) -> Answer:
+        """Send one request until it is accepted or refused."""
+        body = self._encoder.body(table)
+        progress = self._progress
+        while True:
+            await asyncio.sleep(self._pacer.delay_s(table.samples, time.monotonic()))
+            began = time.monotonic()
+            answer = await self._receiver.send(body)
+            progress.durations.observe(time.monotonic() - began)
+            if answer.outcome != "failed":
+                if progress.state == "failing":
+                    log.info("%s takes samples again", self._name)
+                    self._told.pop("failed", None)
+                progress.state, progress.error = "ok", None
+                self._backoff.reset()
+                return answer
+            progress.failed += 1
+            progress.state, progress.error = "failing", answer.why
+            self._count()
+            self._say(
+                "failed",
+                logging.WARNING,
+                "%s does not take samples: %s; they wait in the store, %d now, and are sent again and again",
+                self._name,
+                answer.why,
+                progress.pending,
+            )
+            await self._wait(self._backoff.wait_s(answer.wait_s))
+
+    async def _wait(self, seconds: float) -> None:
+        """Sleep, and go on counting what waits."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 2 * _COUNT_S))
+            self._count()
+
+    def _count(self) -> None:
+        store, position = self._store, self._position
+        if store is None or position is None or position.cursor is None or time.monotonic() < self._counted_at:
+            return
+        self._counted_at = time.monotonic() + _COUNT_S
+        ahead = store.ahead(position.cursor)
+        progress = self._progress
+        progress.pending, progress.newest_ms = ahead.samples, ahead.newest_ms
+        if not ahead.samples:
+            progress.sent_ms = ahead.newest_ms
+        elif progress.sent_ms is None and position.cursor.rows:
+            progress.sent_ms = position.cursor.newest_ms
+
+    def _drop(self, reason: str, samples: int) -> None:
+        self._progress.dropped[reason] += samples
+
+    def _say(self, kind: str, level: int, text: str, *values: object) -> None:
+        """Log a trouble once an hour at most."""
+        now = time.monotonic()
+        if now >= self._told.get(kind, 0.0):
+            self._told[kind] = now + _REPEAT_LOG_S
+            log.log(level, text, *values)
+
+
+def _reason(why: str) -> str:
+    """What a refusal is counted as, by the words of those receivers that say more than a number."""
+    text = why.lower()
+    if "out of bounds" in text or "too old" in text or "too-old" in text:
+        return "too_old"
+    if "out of order" in text or "out-of-order" in text or "duplicate sample" in text:
+        return "out_of_order"
+    return "refused"

@@ -1,0 +1,267 @@
+# Copyright: the esnode authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What remote write makes of rows, when it sends, and what it believes of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cramjam import snappy
+from esnode import wire
+from esnode.config import RemoteWrite
+from esnode.deliver import receiver, sender
+from esnode.deliver.pacing import Backoff, Pacer, retry_after_s
+from esnode.deliver.position import FILE, Position
+from esnode.deliver.progress import Progress
+from esnode.deliver.receiver import Answer
+from esnode.deliver.write_request import STALE, Encoder, Staleness, Table, units
+from esnode.store.following import Batch, Cursor
+from esnode.store.model import SeriesId
+
+A, B, C = (SeriesId.of("m", {"s": one}) for one in "abc")
+Sample = tuple[tuple[tuple[str, str], ...], int, int]
+
+
+def batch(rows: list[tuple[int, dict[SeriesId, float]]]) -> Batch:
+    series = sorted({one for _, row in rows for one in row})
+    values = np.array([[row.get(one, 0.0) for _, row in rows] for one in series], np.float64)
+    present = np.array([[one in row for _, row in rows] for one in series], np.bool_)
+    return Batch(series, np.array([ms for ms, _ in rows], np.int64), values, present, Cursor("s", 1))
+
+
+def table(rows: list[tuple[int, dict[SeriesId, float]]]) -> Table:
+    one = batch(rows)
+    return Table(one.series, one.times, one.values, one.present)
+
+
+def decoded(body: bytes) -> Iterator[Sample]:
+    """Labels, time and bits of each sample in a body."""
+    for field, series in wire.fields(bytes(snappy.decompress_raw(body))):
+        assert field == 1
+        labels = []
+        for number, part in wire.fields(series):
+            found = dict(wire.fields(part))
+            if number == 1:
+                labels.append((found[1].decode(), found[2].decode()))
+            else:
+                yield tuple(labels), found[2], found[1]
+
+
+def bits(value: float) -> int:
+    return struct.unpack("<Q", struct.pack("<d", value))[0]
+
+
+def test_a_body_has_every_sample_with_sorted_labels() -> None:
+    one = table([(1000, {A: 1.5, B: -0.0}), (2000, {A: STALE})])
+    body = Encoder({"job": "esnode", "instance": "n1", "s": "never", "empty": ""}).body(one)
+    a = (("__name__", "m"), ("instance", "n1"), ("job", "esnode"), ("s", "a"))
+    b = (("__name__", "m"), ("instance", "n1"), ("job", "esnode"), ("s", "b"))
+    assert list(decoded(body)) == [(a, 1000, bits(1.5)), (a, 2000, 0x7FF0000000000002), (b, 1000, bits(-0.0))]
+
+
+def marked(one: Table) -> set[tuple[SeriesId, int]]:
+    return {
+        (one.series[s], int(one.times[r]))
+        for s, r in zip(*np.nonzero(one.present), strict=True)
+        if bits(one.values[s, r]) == 0x7FF0000000000002
+    }
+
+
+def test_a_series_that_vanishes_is_marked_once_in_the_next_row_also_over_batches() -> None:
+    staleness = Staleness()
+    assert marked(staleness.mark(batch([(1, {A: 1, B: 1, C: 1}), (2, {A: 1, C: 1}), (3, {A: 1, C: 1})]))) == {(B, 2)}
+    assert marked(staleness.mark(batch([(4, {A: 1}), (5, {A: 1})]))) == {(C, 4)}
+    assert marked(staleness.mark(batch([(6, {A: 1})]))) == set()
+    assert marked(staleness.mark(batch([(5, {B: 1}), (7, {B: 1, A: 1})]))) == set(), "a marker before what it ends"
+    assert marked(staleness.mark(batch([(8, {C: 1})]))) == {(A, 8), (B, 8)}
+
+
+def test_rows_go_out_in_ascending_times_and_in_bounded_pieces() -> None:
+    rows = [(ms, {A: 1.0, B: 2.0, C: 3.0}) for ms in (1, 2, 3, 2, 2, 9, 10)]
+    got = [(end, [one.times.tolist() for one in tables]) for end, tables in units(table(rows), 6)]
+    assert got == [(2, [[1, 2]]), (3, [[3]]), (4, [[2]]), (6, [[2, 9]]), (7, [[10]])]
+    wide = [(end, [(list(one.series), one.samples) for one in tables]) for end, tables in units(table(rows[:1]), 2)]
+    assert wide == [(1, [([A, B], 2), ([C], 1)])]
+
+
+def test_the_pacer_bounds_what_goes_out_in_a_second() -> None:
+    pacer, now, sent = Pacer(1000), 50.0, 0
+    while now < 60:
+        now += pacer.delay_s(200, now)
+        sent += 200
+    assert sent == pytest.approx(10_000, abs=400)
+    assert pacer.delay_s(200, 1000.0) == 0, "what was not used is not saved up, and costs nothing later"
+    assert pacer.delay_s(200, 1000.0) == pytest.approx(0.2)
+
+
+def test_waits_grow_to_a_minute_and_begin_anew_after_a_success() -> None:
+    backoff = Backoff()
+    waits = [backoff.wait_s() for _ in range(12)]
+    for wait, most in zip(waits, (1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60), strict=True):
+        assert most / 2 <= wait <= most
+    assert backoff.wait_s(300) == 300
+    backoff.reset()
+    assert backoff.wait_s() <= 1
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("7", 7.0),
+        ("99999999", 3600.0),
+        ("soon", None),
+        ("-3", None),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+    ],
+)
+def test_retry_after(header: str | None, seconds: float | None) -> None:
+    assert retry_after_s(header) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    found = retry_after_s(email.utils.formatdate(time.time() + 100, usegmt=True))
+    assert found == pytest.approx(100, abs=5)
+
+
+class Judge:
+    """Stands for a receiver; `takes` judges the samples of a body."""
+
+    def __init__(self, takes: object) -> None:
+        self.takes, self.taken, self.requests = takes, [], 0
+
+    async def send(self, body: bytes) -> Answer:
+        self.requests += 1
+        samples = list(decoded(body))
+        answer = self.takes(samples)
+        if answer.outcome == "accepted":
+            self.taken += samples
+        return answer
+
+
+def deliver(judge: Judge, *tables: Table) -> Progress:
+    progress = Progress()
+    one = sender.Sender(
+        RemoteWrite(url="http://u:p@127.0.0.1/x?t=1", max_samples_per_second=10**9), "n1", lambda: None, progress
+    )
+    one._receiver = judge  # type: ignore[assignment]
+    one._backoff.wait_s = lambda _asked: 0.0  # type: ignore[method-assign]
+
+    async def run() -> None:
+        for part in tables:
+            await one._deliver(part)
+
+    asyncio.run(run())
+    return progress
+
+
+def grid(rows: int, series: int) -> Table:
+    names = [SeriesId.of("m", {"s": f"{n:04}"}) for n in range(series)]
+    return table([(ms, dict.fromkeys(names, 1.0)) for ms in range(rows)])
+
+
+def test_of_a_mixed_batch_only_the_refused_samples_are_lost() -> None:
+    def takes(samples: list[Sample]) -> Answer:
+        bad = any(ms < 5 or dict(labels)["s"] == "0003" for labels, ms, _ in samples)
+        return Answer("refused", "HTTP 400: out of bounds") if bad else Answer("accepted")
+
+    judge = Judge(takes)
+    progress = deliver(judge, grid(12, 4))
+    assert sorted({ms for _, ms, _ in judge.taken}) == list(range(5, 12))
+    assert len(judge.taken) == progress.sent == 7 * 3
+    assert progress.dropped == {"too_old": 12 * 4 - 21, "out_of_order": 0, "refused": 0, "retention": 0}
+
+
+def test_refused_rows_in_great_number_cost_few_requests() -> None:
+    judge = Judge(lambda _: Answer("refused", "HTTP 400"))
+    tables = [grid(10, 100) for _ in range(50)]
+    progress = deliver(judge, *tables)
+    assert progress.dropped["refused"] == 50 * 1000
+    assert judge.requests < 150 + 50 * 20
+
+
+def test_what_is_too_large_is_cut_until_it_fits() -> None:
+    judge = Judge(lambda samples: Answer("too_large" if len(samples) > 7 else "accepted"))
+    progress = deliver(judge, grid(10, 30))
+    assert (len(judge.taken), progress.sent, sum(progress.dropped.values())) == (300, 300, 0)
+
+
+def test_what_failed_is_sent_again_until_it_is_taken() -> None:
+    answers = [Answer("failed", "HTTP 503"), Answer("failed", "HTTP 429", 5.0), Answer("accepted")]
+    judge = Judge(lambda _: answers.pop(0))
+    progress = deliver(judge, grid(2, 2))
+    assert (progress.sent, progress.failed, judge.requests, progress.state) == (4, 2, 3, "ok")
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        *((status, "accepted") for status in (200, 202, 204)),
+        *((status, "refused") for status in (400, 409, 422)),
+        (413, "too_large"),
+        *((status, "failed") for status in (301, 307, 401, 403, 404, 405, 415, 429, 500, 502, 503, 504)),
+    ],
+)
+def test_what_an_answer_means(status: int, outcome: str) -> None:
+    assert receiver._meaning(status, "", {"Retry-After": "3"}).outcome == outcome
+
+
+def test_a_place_is_kept_and_found_again(tmp_path: Path) -> None:
+    place = Position(tmp_path)
+    assert place.cursor is None
+    place.keep(Cursor("ab", 3, 4, 5))
+    assert Position(tmp_path).cursor == Cursor("ab", 3, 4, 5)
+    place.keep(Cursor("ab", 3, 5, 6))
+    assert Position(tmp_path).cursor == Cursor("ab", 3, 4, 5), "written at each step"
+    place.write()
+    assert Position(tmp_path).cursor == Cursor("ab", 3, 5, 6)
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_place_that_can_not_be_read_is_no_place(tmp_path: Path) -> None:
+    for text in ("", "{", json.dumps({"store": "a", "epoch": None, "rows": 1, "newest_ms": 2})):
+        (tmp_path / FILE).write_text(text)
+        assert Position(tmp_path).damaged
+
+
+def test_a_place_that_can_not_be_written_stops_nothing(tmp_path: Path) -> None:
+    place = Position(tmp_path / "gone")
+    place.keep(Cursor("ab", 3, 4, 5))
+    assert place.cursor == Cursor("ab", 3, 4, 5)
+
+
+def test_the_shown_url_has_no_secret() -> None:
+    assert receiver.shown("https://user:pass@host:9090/api/v1/write?token=x") == "https://host:9090/api/v1/write"
+
+
+def test_the_files_are_tried_out(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "two").write_text("a\nb")
+    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").chmod(0o644)
+
+    def check(**more: str) -> list[str]:
+        return receiver.check(RemoteWrite(url="https://host/x", **more))
+
+    assert check() == check(bearer_token_path=f"{tmp_path}/token") == []
+    (mistake,) = check(bearer_token_path="/none")
+    assert mistake.startswith('remote_write.bearer_token_path = "/none": cannot be read by user ')
+    assert check(bearer_token_path=f"{tmp_path}/empty")[0].endswith("must hold one line, is empty")
+    assert check(bearer_token_path=f"{tmp_path}/two")[0].endswith("must hold one line, is more than that")
+    assert check(tls_ca_path=f"{tmp_path}/token") == [
+        f'remote_write.tls_ca_path = "{tmp_path}/token": holds no PEM certificate'
+    ]
+    assert receiver.check(RemoteWrite(bearer_token_path="/none")) == []
+    settings = RemoteWrite(url="https://host/x", bearer_token_path=f"{tmp_path}/token")
+    assert receiver.open_to_others(settings) == [f"{tmp_path}/token"]
+    (tmp_path / "token").chmod(0o640)
+    assert receiver.open_to_others(settings) == []
