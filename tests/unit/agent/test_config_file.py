@@ -167,6 +167,9 @@ def test_suites_and_versions_that_cannot_be_together_are_refused(tmp_path: Path,
     assert any(expected in m for m in mistakes(tmp_path, f"[security]\n{security}"))
 
 
+REFUSED_HEADER = (
+    'remote_write.headers: "authorization" is set by the agent; use bearer_token_path, or username and password_path'
+)
 REMOTE = '[remote_write]\nurl = "https://prometheus/api/v1/write"\n'
 
 
@@ -189,8 +192,7 @@ REMOTE = '[remote_write]\nurl = "https://prometheus/api/v1/write"\n'
         ),
         (
             REMOTE + 'headers = { authorization = "Bearer x" }',
-            'remote_write.headers: "authorization" is set by the agent; '
-            "use bearer_token_path, or username and password_path",
+            REFUSED_HEADER,
         ),
         (
             REMOTE + 'headers = { X-Scope-OrgID = "a\\nb" }',

@@ -188,6 +188,22 @@ def test_refused_rows_in_great_number_cost_few_requests() -> None:
     assert judge.requests < 150 + 50 * 20
 
 
+def test_a_series_that_is_never_wanted_costs_the_others_nothing() -> None:
+    def takes(samples: list[Sample]) -> Answer:
+        return Answer("refused" if any(dict(labels)["s"] == "0030" for labels, _, _ in samples) else "accepted")
+
+    judge = Judge(takes)
+    progress = deliver(judge, *(grid(25, 60) for _ in range(10)))
+    assert (progress.sent, progress.dropped["refused"]) == (10 * 25 * 59, 10 * 25)
+    assert judge.requests < 150 + 9 * 30
+
+
+def test_rows_that_are_too_old_take_no_later_ones_with_them() -> None:
+    judge = Judge(lambda samples: Answer("refused" if any(ms < 20 for _, ms, _ in samples) else "accepted"))
+    progress = deliver(judge, grid(22, 90))
+    assert (progress.sent, progress.dropped["refused"]) == (2 * 90, 20 * 90)
+
+
 def test_what_is_too_large_is_cut_until_it_fits() -> None:
     judge = Judge(lambda samples: Answer("too_large" if len(samples) > 7 else "accepted"))
     progress = deliver(judge, grid(10, 30))

@@ -194,6 +194,8 @@ def client_context(settings: RemoteWrite) -> ssl.SSLContext:
     import ssl
 
     context = ssl.create_default_context(cafile=settings.tls_ca_path)
+    # Python 3.13 alone refuses authorities that lack certain extensions, which Prometheus and curl take.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.minimum_version = _lowest(settings)
     if settings.tls_cert_path is not None:
         context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path, password=_no_password)

@@ -112,7 +112,8 @@ class Receiver:
             await session.close()
 
     def _trouble(self, error: Exception) -> str:
-        text = str(error) or type(error).__name__
+        cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+        text = str(cause) or type(cause).__name__
         if "PROTOCOL_VERSION" in text or "UNSUPPORTED_PROTOCOL" in text:
             text += f'; remote_write.min_tls_version is "{self._settings.min_tls_version}"'
         return text

@@ -18,6 +18,7 @@ from esnode.deliver.receiver import Answer, Receiver, shown
 from esnode.deliver.write_request import Encoder, Staleness, Table, units
 from esnode.store.errors import StoreError
 from esnode.store.following import Cursor
+from esnode.store.model import SeriesId
 
 if TYPE_CHECKING:
     from esnode.store.store import Store
@@ -28,9 +29,10 @@ _TOGETHER = 2000  # samples of one request
 _READ = 20_000  # samples taken from the store at once
 _LOOK_S = 1.0  # between two looks for new rows
 _COUNT_S = 2.0  # between two counts of what waits
-# How often the tables of one unit may be halved to find which samples are refused. Rows that are too old for the
-# receiver come in great number: once a whole unit was refused, the next one is not looked at as closely.
-_SPLITS, _SPLITS_AFTER_REFUSAL = 64, 8
+# How often the tables of one unit may be halved to find which samples are refused: between rows, and within a row. Rows
+# too old for the receiver come in great number: once a whole unit was refused, the next is not looked at as closely.
+_SPLITS, _SPLITS_AFTER_REFUSAL = (256, 32), (8, 0)
+_MOST_SUSPECTS = 200
 _REPEAT_LOG_S = 3600.0
 
 
@@ -45,6 +47,7 @@ class Sender:
         self._name = shown(settings.url or "")
         self._together = _TOGETHER
         self._all_refused = False
+        self._suspects: set[SeriesId] = set()  # of which single samples were refused
         self._store: Store | None = None
         self._position: Position | None = None
         self._staleness = Staleness()
@@ -117,7 +120,22 @@ class Sender:
     async def _deliver(self, table: Table) -> None:
         """Send until each sample was either accepted or refused for good."""
         splits = _SPLITS_AFTER_REFUSAL if self._all_refused else _SPLITS
+        refused: set[SeriesId] = set()
         accepted = False
+        for part in table.apart(self._suspects):
+            of_suspects = part.series[0] in self._suspects
+            taken = await self._attempt(part, _SPLITS_AFTER_REFUSAL if of_suspects else splits, refused)
+            accepted = accepted or taken
+        self._all_refused = not accepted
+        if accepted:
+            self._suspects |= refused
+            if len(self._suspects) > _MOST_SUSPECTS:
+                self._suspects.clear()
+
+    async def _attempt(self, table: Table, splits: tuple[int, int], refused: set[SeriesId]) -> bool:
+        """The same for a part, with so many halvings; True if some of it was accepted. Adds to `refused`."""
+        accepted = False
+        between, within = splits
         waiting = [table]
         while waiting:
             one = waiting.pop()
@@ -125,26 +143,40 @@ class Sender:
             if answer.outcome == "accepted":
                 accepted = True
                 self._progress.sent += one.samples
+                self._suspects.difference_update(one.series)
                 continue
+            halves = one.halves()
             if answer.outcome == "too_large":
                 self._together = max(50, min(self._together, one.samples) // 2)
-            halves = one.halves() if splits > 0 or answer.outcome == "too_large" else None
+            elif len(one.times) > 1:
+                halves = halves if between > 0 else None
+                between -= 1
+            else:
+                halves = halves if within > 0 else None
+                within -= 1
             if halves is not None:
-                splits -= answer.outcome != "too_large"
                 waiting += reversed(halves)  # the older first: some receivers take nothing older after it
                 continue
-            reason = _reason(answer.why)
-            self._drop(reason, one.samples)
-            self._say(
-                reason,
-                logging.ERROR,
-                "%s refuses samples, they are dropped and counted: %s (among them %s at %.3f)",
-                self._name,
-                answer.why,
-                one.series[0],
-                one.times[0] / 1000,
-            )
-        self._all_refused = not accepted
+            self._refused(one, answer.why)
+            if one.samples == 1 and within > 0:  # it may be this series alone that is not wanted
+                refused.add(one.series[0])
+                parts = [part for other in waiting for part in reversed(other.apart({one.series[0]}))]
+                within -= len(parts) - len(waiting)
+                waiting = parts
+        return accepted
+
+    def _refused(self, table: Table, why: str) -> None:
+        reason = _reason(why)
+        self._drop(reason, table.samples)
+        self._say(
+            reason,
+            logging.ERROR,
+            "%s refuses samples, they are dropped and counted: %s (among them %s at %.3f)",
+            self._name,
+            why,
+            table.series[0],
+            table.times[0] / 1000,
+        )
 
     async def _until_answered(self, table: Table) -> Answer:
         """Send one request until it is accepted or refused."""
@@ -164,6 +196,7 @@ class Sender:
                 return answer
             progress.failed += 1
             progress.state, progress.error = "failing", answer.why
+            self._counted_at = 0.0
             self._count()
             self._say(
                 "failed",

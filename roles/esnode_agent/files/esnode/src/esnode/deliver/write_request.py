@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,17 @@ class Table:
     def columns(self, start: int, end: int) -> Table:
         """Some of the series."""
         return Table(self.series[start:end], self.times, self.values[start:end], self.present[start:end])
+
+    def apart(self, some: Container[SeriesId]) -> list[Table]:
+        """The table without some series, and these alone; without the one that would be empty."""
+        chosen = np.array([one in some for one in self.series], np.bool_)
+        tables = []
+        for used in (~chosen, chosen):
+            if used.all():
+                return [self]
+            series = [one for one, wanted in zip(self.series, used.tolist(), strict=True) if wanted]
+            tables.append(Table(series, self.times, self.values[used], self.present[used]))
+        return tables
 
     def halves(self) -> tuple[Table, Table] | None:
         """The older and the newer half, of one row the two halves of its series; None for a single sample."""
