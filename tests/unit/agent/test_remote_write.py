@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cramjam import snappy
-from esnode import wire
+from esnode import store, wire
 from esnode.config import RemoteWrite
 from esnode.deliver import receiver, sender
 from esnode.deliver.pacing import Backoff, Pacer, retry_after_s
@@ -150,7 +150,7 @@ class Judge:
 def deliver(judge: Judge, *tables: Table) -> Progress:
     progress = Progress()
     one = sender.Sender(
-        RemoteWrite(url="http://u:p@127.0.0.1/x?t=1", max_samples_per_second=10**9), "n1", lambda: None, progress
+        RemoteWrite(url="http://u:p@127.0.0.1/x?t=1", max_samples_per_second=10**9), "n1", lambda: None, progress, 0.0
     )
     one._receiver = judge  # type: ignore[assignment]
     one._backoff.wait_s = lambda _asked: 0.0  # type: ignore[method-assign]
@@ -253,6 +253,25 @@ def test_a_place_that_can_not_be_written_stops_nothing(tmp_path: Path) -> None:
     place = Position(tmp_path / "gone")
     place.keep(Cursor("ab", 3, 4, 5))
     assert place.cursor == Cursor("ab", 3, 4, 5)
+
+
+@pytest.mark.parametrize(("since_s", "first"), [(0, 0), (2_000_000_000, 3)])
+def test_sending_begins_with_what_was_collected_since_it_was_wished(tmp_path: Path, since_s: float, first: int) -> None:
+    judge = Judge(lambda _: Answer("accepted"))
+    with store.open(tmp_path / "store") as one:
+        wish = RemoteWrite(url="http://127.0.0.1/x")
+        begun = sender.Sender(wish, "n1", lambda: one, Progress(), since_s)
+        begun._receiver = judge  # type: ignore[assignment]
+
+        async def rows(*times: int) -> None:
+            for when in times:
+                one.append(1_000_000_000_000 + when, {A: 1.0})
+            one.flush()
+            await begun._round()
+
+        asyncio.run(rows(0, 1, 2))
+        asyncio.run(rows(3, 4))
+    assert [ms - 1_000_000_000_000 for _, ms, _ in judge.taken] == list(range(first, 5))
 
 
 def test_the_shown_url_has_no_secret() -> None:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import platform
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class RemoteWrite:
         """`store`: the store to send from, as it is now, None while there is none."""
         self._settings, self._store = settings, store
         self._progress = Progress()
+        self._since = time.time()  # when the url was set, at least as far as this process knows
         self._condition = threading.Condition()
         self._stopping = self._changed = False
         self._thread: threading.Thread | None = None
@@ -53,6 +55,8 @@ class RemoteWrite:
         with self._condition:
             if settings == self._settings:
                 return
+            if self._settings.url is None:
+                self._since = time.time()
             self._settings, self._changed = settings, True
             self._interrupt()
         self.start()
@@ -111,7 +115,7 @@ class RemoteWrite:
                     log.warning("remote write: every user of this host can read %s: chmod o-r", path)
             self._progress.state = "waiting"
             log.info("remote write to %s", shown(settings.url or ""))
-            await Sender(settings, platform.node(), self._store, self._progress).run()
+            await Sender(settings, platform.node(), self._store, self._progress, self._since).run()
         finally:
             with self._condition:
                 self._loop = self._task = None

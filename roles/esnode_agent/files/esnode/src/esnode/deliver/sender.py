@@ -37,10 +37,13 @@ _REPEAT_LOG_S = 3600.0
 
 
 class Sender:
-    """Runs until it is cancelled. `store`: the store as it is now, None while there is none."""
+    """Runs until it is cancelled. `store`: the store as it is now, None while there is none. `since`: Unix time of the
+    wish to send, as far as this process knows it."""
 
-    def __init__(self, settings: RemoteWrite, host: str, store: Callable[[], Store | None], progress: Progress) -> None:
-        self._store_now, self._progress = store, progress
+    def __init__(
+        self, settings: RemoteWrite, host: str, store: Callable[[], Store | None], progress: Progress, since: float
+    ) -> None:
+        self._store_now, self._progress, self._since = store, progress, since
         self._receiver = Receiver(settings)
         self._encoder = Encoder({"job": "esnode", "instance": host, **settings.labels})
         self._pacer, self._backoff = Pacer(settings.max_samples_per_second), Backoff()
@@ -112,7 +115,10 @@ class Sender:
         if position.damaged:
             position.cursor = Cursor(now.store, 0)
         elif position.cursor is None or position.cursor.store != now.store:
-            position.cursor = now
+            oldest_ms = store.stats().oldest_ms
+            # All of a store that is no older than the wish to send it.
+            new = oldest_ms is None or oldest_ms >= self._since * 1000
+            position.cursor = Cursor(now.store, 0) if new else now
             log.info("sends to %s what is collected from now on", self._name)
         position.write()
         self._store, self._position, self._staleness = store, position, Staleness()
