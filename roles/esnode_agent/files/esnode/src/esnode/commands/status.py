@@ -52,6 +52,8 @@ def describe(status: dict[str, Any]) -> str:
     lines.append(_described_store(status["tsdb"]))
     if status["tls"] and status["tls"]["warning"]:
         lines.append(f"  {status['tls']['warning']}")
+    if status["remote_write"]["state"] != "disabled":
+        lines.append(_described_sending(status["remote_write"]))
     for key in status["config"]["restart_needed_for"]:
         lines.append(f"  {key} has changed in {status['config']['path']} and needs a restart")
     for error in status["config"]["reload_errors"]:
@@ -71,3 +73,13 @@ def _described_store(tsdb: dict[str, Any]) -> str:
     if tsdb["samples_lost"]:
         parts.append(f"{tsdb['samples_lost']} samples lost")
     return " ".join(parts).rstrip()
+
+
+def _described_sending(remote: dict[str, Any]) -> str:
+    dropped = sum(remote["samples_dropped"].values())
+    parts = [f"  {'remote write':<14}{remote['state']:<13}{remote['samples_pending']} samples wait"]
+    if dropped:
+        parts.append(f"{dropped} dropped")
+    if remote["error"]:
+        parts.append(f"{remote['url']}: {remote['error']}")
+    return "; ".join(parts)
