@@ -195,13 +195,14 @@ def test_a_series_that_is_never_wanted_costs_the_others_nothing() -> None:
     judge = Judge(takes)
     progress = deliver(judge, *(grid(25, 60) for _ in range(10)))
     assert (progress.sent, progress.dropped["refused"]) == (10 * 25 * 59, 10 * 25)
-    assert judge.requests < 150 + 9 * 30
+    assert judge.requests < 150 + 9 * 60
 
 
 def test_rows_that_are_too_old_take_no_later_ones_with_them() -> None:
     judge = Judge(lambda samples: Answer("refused" if any(ms < 20 for _, ms, _ in samples) else "accepted"))
-    progress = deliver(judge, grid(22, 90))
-    assert (progress.sent, progress.dropped["refused"]) == (2 * 90, 20 * 90)
+    old = grid(15, 90)
+    progress = deliver(judge, old, old, grid(33, 60))
+    assert (progress.sent, progress.dropped["refused"]) == (13 * 60, 30 * 90 + 20 * 60)
 
 
 def test_what_is_too_large_is_cut_until_it_fits() -> None:

@@ -30,8 +30,9 @@ _READ = 20_000  # samples taken from the store at once
 _LOOK_S = 1.0  # between two looks for new rows
 _COUNT_S = 2.0  # between two counts of what waits
 # How often the tables of one unit may be halved to find which samples are refused: between rows, and within a row. Rows
-# too old for the receiver come in great number: once a whole unit was refused, the next is not looked at as closely.
-_SPLITS, _SPLITS_AFTER_REFUSAL = (256, 32), (8, 0)
+# too old for the receiver, or sent before a crash, come in great number: once a whole unit was refused, a row is not
+# taken apart any more. Rows always are told apart, since the first good one may follow at any time.
+_SPLITS, _SPLITS_AFTER_REFUSAL = (2000, 32), (2000, 0)
 _MOST_SUSPECTS = 200
 _REPEAT_LOG_S = 3600.0
 
