@@ -206,6 +206,17 @@ def test_rows_that_have_other_numbers_now_come_again(opened: Opener) -> None:
     assert rows_of(one.follow(place, 100)) == [0, 1, 2, 3, 4]
 
 
+def test_rows_of_one_time_do_not_hold_it_up(opened: Opener) -> None:
+    one = opened()
+    follower = Follower(one)
+    for row in range(6):
+        one.append(START_MS + row // 3, numbered(row))
+    one.seal()
+    for _ in range(4):
+        follower.step(one, WIDTH)
+    assert follower.rows == list(range(6))
+
+
 def test_a_row_wider_than_asked_for_comes_whole(opened: Opener) -> None:
     one = opened()
     follower = Follower(one)

@@ -149,6 +149,8 @@ class _Sealed:
         """At least one row and at most `most_samples` samples from row `start` on."""
         before = int(self._ends[start - 1]) if start else 0
         end = max(start + 1, int(np.searchsorted(self._ends, before + most_samples, "right")))
+        # Rows of one time stay together: between them `knows` could not tell what was read.
+        end = int(np.searchsorted(self.times, self.times[end - 1], "right"))
         series: list[SeriesId] = []
         rows: list[tuple[Floats, Bools]] = []
         for one, column in self._columns:
