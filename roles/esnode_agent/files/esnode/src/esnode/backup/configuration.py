@@ -84,7 +84,7 @@ def _without_secrets(data: bytes) -> bytes | None:
         text = data.decode()
         document = tomllib.loads(text)
         for secret in sorted(SECRETS):
-            section, _, key = secret.partition(".")
+            section, _unused, key = secret.partition(".")
             value = document.get(section, {}).get(key)
             if isinstance(value, str) and value and "${" not in value:
                 text = text.replace(value, f"${{ESNODE_{key.upper()}}}")
@@ -93,7 +93,7 @@ def _without_secrets(data: bytes) -> bytes | None:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError):
         return None
     for secret in SECRETS:
-        section, _, key = secret.partition(".")
+        section, _unused, key = secret.partition(".")
         value = cleaned.get(section, {}).get(key)
         if value and not (isinstance(value, str) and value.startswith("${")):
             return None

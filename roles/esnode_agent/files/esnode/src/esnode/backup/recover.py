@@ -100,7 +100,7 @@ def restore(place: Place, manifest: Manifest, store: Path | None, config_dir: Pa
         _refuse_existing(store)
     targets = _config_targets(manifest, config_dir) if config_dir is not None else {}
     rows = [*manifest.blocks, *manifest.head] if store is not None else []
-    wanted = [*rows, *(file for file, _ in targets.values())]
+    wanted = [*rows, *(file for file, _unused in targets.values())]
     with contextlib.ExitStack() as undo:
         near = (store or config_dir or Path()).parent
         if not isinstance(place, Folder):  # each file is brought here once
@@ -111,7 +111,7 @@ def restore(place: Place, manifest: Manifest, store: Path | None, config_dir: Pa
                 raise BackupError(
                     f"{place}/{file.name} {problem}: nothing was restored; take the backup before with --at"
                 )
-        for path, (file, _) in targets.items():
+        for path, (file, _unused) in targets.items():
             if path.exists() and path.read_bytes() != _content(place, file):
                 raise BackupError(f"{path} exists and differs: move it away, or give another --config-dir")
         if store is not None:

@@ -121,7 +121,7 @@ class Disk:
         reading = Reading()
         until = time.monotonic() + self._part_deadline_s
         attempt(reading, "block devices", self._read_diskstats)
-        attempt(reading, "the mount table", lambda _: self._refresh_mounts())
+        attempt(reading, "the mount table", lambda _unused: self._refresh_mounts())
         self._read_filesystems(reading, until)
         return reading
 

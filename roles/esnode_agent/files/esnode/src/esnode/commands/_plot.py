@@ -82,7 +82,7 @@ def _axes(figure: Any, span: Span, clock: Clock, values: Sequence[float], column
     across = figure.ruler("x", "lower")
     across.lim(span.from_ms / 1000, span.to_ms / 1000)
     ticks = clock.ticks(span.from_ms, span.to_ms, max(2, columns // 14))
-    across.ticks([at / 1000 for at, _ in ticks], [text for _, text in ticks])
+    across.ticks([at / 1000 for at, _unused in ticks], [text for _unused, text in ticks])
 
 
 def _round_ticks(low: float, high: float, most: int) -> list[float]:
@@ -113,7 +113,7 @@ def _legend(
         last, low, high = (text.rjust(width) for text, width in zip(texts, widths, strict=True))
         sign = _LETTERS[at] if len(shown) > 1 and not colours else "━━"
         entries.append((at, sign, f" {name.ljust(max(map(len, names)))}  last {last}  min {low}  max {high}"))
-    width = max(len(sign) + len(text) for _, sign, text in entries) + 3
+    width = max(len(sign) + len(text) for _unused, sign, text in entries) + 3
     across = max(1, min(columns // width, len(entries)))
     down = -(-len(entries) // across)
     rows = []

@@ -82,7 +82,7 @@ def _print(
     table_of = _terminal.drawing("rich.table")
     console_of = _terminal.drawing("rich.console")
     text_of = _terminal.drawing("rich.text")
-    columns, _ = _terminal.size()
+    columns, _unused = _terminal.size()
     widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
     needed = sum(widths) + 2 * len(widths)
     table = table_of.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

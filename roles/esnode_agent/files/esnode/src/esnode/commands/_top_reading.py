@@ -89,7 +89,7 @@ class Frame:
 
     def one(self, family: Family) -> float | None:
         """The value of a family that has one series."""
-        return next((value for _, value in self.values.get(family.name, ())), None)
+        return next((value for _unused, value in self.values.get(family.name, ())), None)
 
 
 History = Callable[[Sequence[str], float], list[tuple[str, Mapping[str, str], list[int], list[float]]]]

@@ -81,7 +81,7 @@ def _head(frame: Frame, note: str) -> Text:
 def _host(frame: Frame) -> list[str]:
     """What the host's line is made of."""
     parts = []
-    usage = [value for _, value in frame.values.get(catalogue.CPU_USAGE.name, ())]
+    usage = [value for _unused, value in frame.values.get(catalogue.CPU_USAGE.name, ())]
     if usage:
         parts.append(f"CPU {sum(usage) / len(usage):.0f}% of {len(usage)}")
     loads = [frame.one(family) for family in (catalogue.LOAD1, catalogue.LOAD5, catalogue.LOAD15)]
@@ -219,6 +219,8 @@ def _course(frame: Frame, gpu: Gpu, name: str, columns: int) -> str:
     samples = frame.courses.get((name, gpu.uuid), [])
     now_ms = int(frame.time * 1000)
     one = Digest(Span(now_ms - COURSE_S * 1000, now_ms), columns)
-    one.add(np.array([at for at, _ in samples], np.int64), np.array([value for _, value in samples], np.float64))
+    one.add(
+        np.array([at for at, _unused in samples], np.int64), np.array([value for _unused, value in samples], np.float64)
+    )
     high = 100.0 if name == catalogue.GPU_UTILIZATION.name else gpu.limit_w
     return bars(one.means(), 0.0, high)

@@ -40,7 +40,7 @@ def csv(pieces: Iterable[SeriesData]) -> int:
         found.setdefault(piece.series, []).append(piece)
     if not found:
         return 0
-    labels = sorted({label for series in found for label, _ in series.pairs})
+    labels = sorted({label for series in found for label, _unused in series.pairs})
     out = csv_writer.writer(sys.stdout, lineterminator="\n")
     out.writerow(["time", "metric", *labels, "value"])
     for series in sorted(found):

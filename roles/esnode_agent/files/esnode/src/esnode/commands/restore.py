@@ -71,7 +71,7 @@ def _restore(options: argparse.Namespace) -> int:
     try:
         with contextlib.ExitStack() as undo:
             place = _source(options.source, store, undo)
-            _, manifest = choose(place, options.at)
+            _unused, manifest = choose(place, options.at)
             restore(place, manifest, store, options.config_dir, _owner(options, store))
     except BackupError as error:
         raise CommandError(str(error)) from error

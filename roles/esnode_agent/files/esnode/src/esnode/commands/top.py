@@ -121,7 +121,7 @@ class _Keys:
             tty.setcbreak(sys.stdin)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         if self._before is not None:
             import termios
 
@@ -132,7 +132,7 @@ class _Keys:
         if self._before is None:
             time.sleep(timeout_s)
             return ""
-        ready, _, _ = select.select([sys.stdin], [], [], timeout_s)
+        ready, _unused, _unused = select.select([sys.stdin], [], [], timeout_s)
         return os.read(sys.stdin.fileno(), 64).decode(errors="replace") if ready else ""
 
 
@@ -145,7 +145,7 @@ def _top(options: argparse.Namespace) -> int:
     _terminal.take_any_text()
     agent = _Agent(options)
     frame = agent.frame()
-    columns, _ = _terminal.size()
+    columns, _unused = _terminal.size()
     colours = _terminal.colours()
     console = rich_console.Console(
         no_color=not colours,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isnan
 
 import msgspec
 import numpy as np
@@ -82,7 +83,7 @@ def series(store: Selecting, parameters: Parameters) -> bytes:
 def labels(store: Selecting, parameters: Parameters) -> bytes:
     """/api/v1/labels."""
     found = _found(store, match_parameters(parameters), parameters)
-    names = {label for one in found for label, _ in one.pairs} | ({NAME} if found else set())
+    names = {label for one in found for label, _unused in one.pairs} | ({NAME} if found else set())
     return msgspec.json.encode(_limited(sorted(names), parameters))
 
 
@@ -211,7 +212,7 @@ def _time_text(time_ms: int) -> str:
 
 
 def _value_text(value: float) -> str:
-    if value != value:
+    if isnan(value):
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "+Inf" if value > 0 else "-Inf"

@@ -125,7 +125,7 @@ class Source:
         if self._reads(identity):
             found = Damage()
             try:
-                epochs, _ = load_epochs(connection, envelope, found, {block.number for block in blocks}, 0.0)
+                epochs, _unused = load_epochs(connection, envelope, found, {block.number for block in blocks}, 0.0)
             except sqlite3.DatabaseError:  # pages of the log; the rows that could be read are counted above
                 epochs = []
             damaged += sum(found.counts().values())

@@ -66,7 +66,7 @@ def encode(columns: Iterable[Column], rows: int) -> bytes:
     """Return the chunk of these columns, each over the same `rows` rows."""
     columns = list(columns)
     table = np.zeros(len(columns), _COLUMN)
-    planes: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(9)]
+    planes: list[list[npt.NDArray[np.uint8]]] = [[] for _unused in range(9)]
     masks: list[bytes] = []
     exceptions: list[npt.NDArray[np.void]] = []
     tails: list[bytes] = []
@@ -102,7 +102,7 @@ def encode(columns: Iterable[Column], rows: int) -> bytes:
         for at in range(0, len(wide), _TOGETHER)
     ]
     # Field by field: the same field of all columns compresses best side by side.
-    fields = [np.ascontiguousarray(table[name]).tobytes() for name, _ in _FIELDS]
+    fields = [np.ascontiguousarray(table[name]).tobytes() for name, _unused in _FIELDS]
     sizes = np.array([len(section) for section in sections], "<u4").tobytes()
     description = compressor.compress(b"".join((*fields, sizes, *(odd.tobytes() for odd in exceptions), *masks)))
     return b"".join((_HEADER.pack(len(columns), rows, len(description), len(sections)), description, *sections, *tails))

@@ -134,7 +134,7 @@ class _Sealed:
     def __init__(self, number: int, times: Ints, columns: Sequence[tuple[SeriesId, Column]]) -> None:
         self.number, self.times, self._columns = number, times, columns
         counts = np.zeros(len(times), np.int64)
-        for _, column in columns:
+        for _unused, column in columns:
             counts += 1 if column.present is None else column.present
         self._ends = np.cumsum(counts)
 
@@ -196,9 +196,9 @@ class Following:
     def ahead(self, cursor: Cursor) -> Ahead:
         """How much there is behind a place; a block that was begun is counted by its share of rows."""
         with self.lock:
-            _, hot = self._head.durable()
+            _unused, hot = self._head.durable()
             blocks = self._catalog.blocks(self._head.version)
-        seen = {view.number for view, _ in hot}
+        seen = {view.number for view, _unused in hot}
         samples, newest_ms = 0, None
         for block in blocks:
             newest_ms = block.last_ms
@@ -206,7 +206,7 @@ class Following:
                 continue
             done = min(cursor.rows, block.rows) if block.number == cursor.epoch else 0
             samples += block.samples * (block.rows - done) // block.rows
-        for view, _ in hot:
+        for view, _unused in hot:
             done = cursor.rows if view.number == cursor.epoch else 0
             for part in view.parts:
                 newest_ms = int(part.times[-1])
@@ -217,7 +217,7 @@ class Following:
 
     def _now(self) -> Cursor:
         newest, hot = self._head.durable()
-        rows = [part.times for view, _ in hot if view.number == newest for part in view.parts]
+        rows = [part.times for view, _unused in hot if view.number == newest for part in view.parts]
         if not rows:
             return Cursor(self._store, newest)
         return Cursor(self._store, newest, sum(map(len, rows)), max(int(np.max(times)) for times in rows))
@@ -231,7 +231,7 @@ class Following:
             newest, hot = self._head.durable()  # before the blocks: what is sealed meanwhile is then in both
             if cursor.epoch > newest:  # a new count has begun, since nothing was left of the old one
                 cursor = Cursor(self._store, 0)
-            number = self._next(cursor.epoch, [view.number for view, _ in hot])
+            number = self._next(cursor.epoch, [view.number for view, _unused in hot])
             if number > cursor.epoch:
                 lost += self._dropped(cursor, number)
                 cursor = Cursor(self._store, number)

@@ -75,7 +75,7 @@ def encode_rows(layout: Layout, times: Ints, values: Floats) -> bytes:
 
 
 def _decode_rows(payload: bytes) -> tuple[int, Ints, Floats]:
-    _, layout, rows, columns = _BATCH.unpack_from(payload)
+    _unused, layout, rows, columns = _BATCH.unpack_from(payload)
     raw = unpack(payload[_BATCH.size :])
     if len(raw) != 8 * rows * (columns + 1):
         raise Damaged("a batch of rows has not its size")
@@ -101,11 +101,11 @@ def replay(number: int, records: Iterable[bytes | None], started: float) -> tupl
             if payload is None:
                 raise Damaged("unreadable")
             if payload[:1] == SERIES:
-                _, first = _NUMBER.unpack_from(payload)
+                _unused, first = _NUMBER.unpack_from(payload)
                 for place, series in enumerate(decode_names(payload[_NUMBER.size :])):
                     names[first + place] = epoch.register(series)
             elif payload[:1] == LAYOUT:
-                _, index = _NUMBER.unpack_from(payload)
+                _unused, index = _NUMBER.unpack_from(payload)
                 layouts[index] = _known_layout(epoch, payload, names)
             else:
                 index, times, values = _decode_rows(payload)

@@ -256,7 +256,7 @@ class Catalog:
         with self._readers.connection() as connection:
             for block in blocks:
                 groups.update(self.matching(connection, block, selector, seen))
-        return {series for group in groups for _, series in seen.columns[group]}
+        return {series for group in groups for _unused, series in seen.columns[group]}
 
 
 def _partial(series: SeriesId, times: Ints, inside: slice, present: Bools, values: Floats) -> Piece:

@@ -77,7 +77,7 @@ class ReadOnlyStore(Selecting):
         try:
             # The log first: an epoch that is sealed meanwhile is then in both, never in none.
             with self._readers.connection() as connection:
-                epochs, _ = load_epochs(connection, self._envelope, self.damage, set(), 0.0)
+                epochs, _unused = load_epochs(connection, self._envelope, self.damage, set(), 0.0)
         except sqlite3.Error as error:
             self._unreadable(error)
         try:

@@ -33,7 +33,7 @@ def build(folder: Path, store: bytes, keys: tuple[bytes, ...], parts: Iterable[l
             identity = Identity(store, keys, file.read(PAGE))
         for rows in parts:
             for slice_ in _slices(rows, database.slice_bytes):
-                with database.write(sum(len(blob) + 64 for _, _, blob in slice_)) as connection:
+                with database.write(sum(len(blob) + 64 for *_unused, blob in slice_)) as connection:
                     for table, number, blob in slice_:
                         connection.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", (number, blob))
         with database.write(2 * PAGE) as connection:

@@ -83,7 +83,7 @@ def _copy(source: sqlite3.Connection, database: Database, envelope: Envelope, he
                 for number, blob in good:
                     block = Block.decode(number, envelope.unwrap(b"block", number, blob))
                     groups[number] = set(block.groups.tolist())
-            with database.write(sum(len(blob) for _, blob in good)) as connection:
+            with database.write(sum(len(blob) for _unused, blob in good)) as connection:
                 connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", good)
             copied += len(good)
     return copied
@@ -119,7 +119,7 @@ def _candidates(source: sqlite3.Connection, table: str, groups: dict[int, set[in
         return [block << SHIFT | group for block, held in sorted(groups.items()) for group in sorted(held)]
     if table in ("grp", "spare_grp"):
         return sorted(set().union(*groups.values()))
-    newest = max(max(groups, default=0), *(_newest_block(source, other) for other in TABLES if "grp" not in other))
+    newest = max([*groups, *(_newest_block(source, other) for other in TABLES if "grp" not in other)])
     if table == "head":
         epochs = range(max(0, newest - 3), newest + 2)
         return chain.from_iterable(range(epoch << SHIFT, (epoch << SHIFT) + 10_000) for epoch in epochs)

@@ -62,14 +62,14 @@ class Sealing:
             if group in new:
                 names = self._envelope.wrap(b"grp", group, encode_names(members))
                 pending += [("grp", group, names), ("spare_grp", group, names)]
-            size = sum(len(blob) for _, _, blob in pending)
+            size = sum(len(blob) for *_unused, blob in pending)
             if size > self._database.slice_bytes // 2:
                 self._write(pending, size)
                 pending = []
             yield
         self._write(pending, size)
         yield
-        groups = [number for number, _ in grouping.groups()]
+        groups = [number for number, _unused in grouping.groups()]
         sealed_ms = int(self._clock.now() * 1000)
         block = Block.of(epoch.number, times, sealed_ms, samples, groups)
         blob = self._envelope.wrap(b"block", epoch.number, block.encode())

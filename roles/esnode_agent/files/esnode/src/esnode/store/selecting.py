@@ -84,7 +84,7 @@ class Selecting:
         except sqlite3.Error as error:
             self._unreadable(error)
         for view in hot:
-            found.update(series for series, _, _ in view.pieces(selector, from_ms, to_ms))
+            found.update(series for series, *_unused in view.pieces(selector, from_ms, to_ms))
         return sorted(found)
 
     def _pieces(self, matchers: Matchers, from_ms: int, to_ms: int) -> Iterator[Piece]:

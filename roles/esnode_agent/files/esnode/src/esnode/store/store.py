@@ -209,7 +209,7 @@ class Store(Selecting):
 
     def stats(self) -> Stats:
         """Return how the store is."""
-        blocks, _ = self._now()
+        blocks, _unused = self._now()
         series, hot_rows, unwritten_rows, first, last = self._head.figures()
         lost = self._head.lost
         return Stats(
@@ -285,7 +285,7 @@ class Store(Selecting):
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files in the store."""
     total = 0
-    for place, _, names in os.walk(folder):
+    for place, _unused, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 total += os.stat(os.path.join(place, name)).st_size

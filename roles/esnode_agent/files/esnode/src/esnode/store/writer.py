@@ -179,7 +179,7 @@ class Writer:
         except NoRoom:
             self._drop_chore()
             for chore in (self._tidy_up(), self._retention.chore(2 * size)):
-                for _ in chore:
+                for _unused in chore:
                     pass
             try:
                 self._log_once(records, size)
@@ -192,7 +192,7 @@ class Writer:
         if self._head.closed() is None:
             self._head.rotate()
         while self._head.closed() is not None:
-            for _ in self._seal():
+            for _unused in self._seal():
                 pass
 
     def _log_once(self, records: list[Record], size: int) -> None:
