@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,7 +101,7 @@ def units(table: Table, most_samples: int) -> Iterator[tuple[int, list[Table]]]:
     start = 0
     while start < len(table.times):
         before = int(ends[start - 1]) if start else 0
-        fall = next(place for place in falls if place > start)
+        fall = falls[bisect_right(falls, start)]
         end = min(fall, max(start + 1, int(np.searchsorted(ends, before + most_samples, "right"))))
         unit = table.rows(start, end)
         if unit.samples <= most_samples:

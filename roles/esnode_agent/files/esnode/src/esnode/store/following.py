@@ -47,7 +47,7 @@ class Cursor:
         """From JSON types; ValueError when it is none."""
         try:
             numbers = [found[name] for name in ("epoch", "rows", "newest_ms")]
-            if not isinstance(found["store"], str) or not all(type(number) is int for number in numbers):
+            if not isinstance(found["store"], str) or not all(isinstance(number, int) for number in numbers):
                 raise TypeError
             return cls(found["store"], *numbers)
         except (KeyError, TypeError) as error:

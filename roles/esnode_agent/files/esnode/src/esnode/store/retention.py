@@ -73,7 +73,7 @@ class Retention:
         if gone is not None:
             self.gone[number] = (gone.rows, gone.samples)
             if len(self.gone) > _GONE_KNOWN:
-                self.gone.pop(next(iter(self.gone)))
+                del self.gone[min(self.gone)]
         self._changed()
         yield
         yield from self.drop_chunks(number)
