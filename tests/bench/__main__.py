@@ -3,7 +3,7 @@
 """`make bench`: run every bench_*.py beside its peer, print one table, write build/bench.json.
 
 A bench module has `rows() -> Iterator[Row]`. A ratio is our value over the peer's in the same run;
-below 1 we need less.
+below 1 we need less. A bar is for the ratio, without a peer for the value.
 `python tests/bench [NAME ...]` runs only the modules named.
 """
 
@@ -29,10 +29,11 @@ def main(names: list[str]) -> int:
         if not names or path.stem.removeprefix("bench_") in names:
             print(f"== {path.stem}", file=sys.stderr, flush=True)
             rows += importlib.import_module(path.stem).rows()
-    print(f"\n{'what':<58}{'esnode':>12}  {'unit':<8}{'peer':>12}  {'ratio':>7}  peer")
+    print(f"\n{'what':<58}{'esnode':>12}  {'unit':<8}{'peer':>12}  {'ratio':>7}  {'bar':>11}  peer")
     for row in rows:
         peer, ratio = (f"{row.peer_value:.4g}", f"{row.ratio:.3f}") if row.peer_value is not None else ("-", "-")
-        print(f"{row.name:<58}{row.value:>12.4g}  {row.unit:<8}{peer:>12}  {ratio:>7}  {row.peer}")
+        bar = "" if row.bar is None else f"{'MISSED ' if row.missed else ''}{row.bar:.4g}"
+        print(f"{row.name:<58}{row.value:>12.4g}  {row.unit:<8}{peer:>12}  {ratio:>7}  {bar:>11}  {row.peer}")
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps([row.as_dict() for row in rows], indent=1) + "\n")
     print(f"\n{len(rows)} rows in {RESULT.relative_to(HERE.parents[1])}")
