@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +63,22 @@ def test_a_restart_changes_nothing(opened: Opener, tmp_path: Path) -> None:
     assert one.stats().blocks == 1, "a restart must not cut the hot part into small blocks"
     one.seal()
     expected.check(one.select())
+
+
+def test_a_closed_store_holds_no_room_for_a_log(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    expected = fill(one, 300, series=64)
+    one.flush()
+    one.seal()
+    assert free_pages(tmp_path), "the log was smaller than a page: nothing is tested"
+    one.close()
+    assert free_pages(tmp_path) == 0
+    expected.check(opened().select())
+
+
+def free_pages(folder: Path) -> int:
+    with contextlib.closing(sqlite3.connect(f"file:{folder}/store/store.db?mode=ro", uri=True)) as connection:
+        return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def test_the_label_order_and_the_object_do_not_matter(opened: Opener) -> None:

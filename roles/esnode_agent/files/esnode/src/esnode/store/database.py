@@ -24,6 +24,7 @@ FORMAT = 1
 APPLICATION = 0x65736E64  # "esnd"
 PAGE = 4096
 FILE = "store.db"
+_LAST_SLICES = 16  # of the vacuum when a store is closed, at most 1 MiB each
 _OVERHEAD = 128 * 1024  # the -shm file, the lock, the copy of the first page
 # block: one sealed span of time. grp: names of a group of series. chunk: the samples of a group in a block.
 # head: the log of the hot part. The spare ones are second copies of rows that many samples hang on.
@@ -90,8 +91,10 @@ class Database:
         self._connection = self._connect()
 
     def close(self) -> None:
-        """Checkpoint and close."""
+        """Give free pages back as far as that is quick, checkpoint and close."""
         try:
+            with suppress(sqlite3.Error, NoRoom):
+                self._give_back()
             self.checkpoint()
         finally:
             self.disconnect()
@@ -149,6 +152,15 @@ class Database:
         self._claim(3 * pages * PAGE, freeing=True)
         # Not execute(): that steps the pragma once, which frees one page.
         self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    def _give_back(self) -> None:
+        """Give up the pages of a log that is sealed: the next one takes them as long as the store is open."""
+        together = max(8, self.reserve // 16 // PAGE)
+        for _ in range(_LAST_SLICES):
+            free = self.free_pages()
+            if not free:
+                break
+            self.vacuum(min(free, together))
 
     def file_bytes(self) -> int:
         """Size of the file once the WAL is in it."""
