@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -50,6 +51,32 @@ def test_any_floats_come_back_bit_for_bit(values: list[list[float]]) -> None:
         assert bits(column.values) == bits(values[number])
         present = np.ones(rows, np.bool_) if column.present is None else column.present
         assert np.flatnonzero(present).tolist() == list(range(rows - len(values[number]), rows))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30).flatmap(lambda n: st.lists(st.lists(samples, min_size=n, max_size=n), min_size=2)))
+def test_columns_that_are_read_together_are_the_same_as_alone(values: list[list[float]]) -> None:
+    """From the second one of a section on, all of it is decoded at once."""
+    made = encoded(*values)
+    chunk = Chunk(made)
+    for number, column in enumerate(chunk.columns()):
+        assert bits(column.values) == bits(values[number]) == bits(Chunk(made).column(number).values)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        lambda k, t: float(1000 * t + t * t * k),  # second differences
+        lambda k, t: round(0.01 * (t * 7919 * (k + 1) % 5000), 2),  # decimals that jump
+        lambda k, t: float(t * 65536 * (k + 1)),
+        lambda k, t: struct.unpack("<d", struct.pack("<q", 2**62 + k))[0],
+    ],
+)
+def test_a_whole_section_is_decoded_at_once(series: Callable[[int, int], float]) -> None:
+    values = [[series(k, t) for t in range(100)] for k in range(40)]
+    chunk = Chunk(encoded(*values))
+    for number in (5, 6, 39, 38, 5, 0):
+        assert bits(chunk.column(number).values) == bits(values[number])
 
 
 @settings(max_examples=100, deadline=None)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,11 @@ _COLUMN = np.dtype(
         ("step", "<i8"),
     ]
 )
-_FIELDS = [(name, _COLUMN[name]) for name in _COLUMN.names or ()]
+_FIELDS = _COLUMN.names or ()
+_FORMS = ("<B", "<B", "<B", "<B", "<I", "<I", "<I", "<q", "<q", "<q")
+# Where a field of all columns lies in the description, in bytes a column, and how one is read.
+_SIZES = (_COLUMN[name].itemsize for name in _FIELDS)
+_PLACES = dict(zip(_FIELDS, zip(accumulate(_SIZES, initial=0), map(struct.Struct, _FORMS), strict=False), strict=True))
 _EXCEPTION = np.dtype([("at", "<u4"), ("bits", "<i8")])
 _DECIMAL, _BITS, _DOUBLES = 0, 1, 2  # column kinds: scaled integers, the floats' own bits, pcodec
 _TOGETHER = 16  # columns that zstd sees together: reading one series unpacks this many
@@ -102,7 +107,7 @@ def encode(columns: Iterable[Column], rows: int) -> bytes:
         for at in range(0, len(wide), _TOGETHER)
     ]
     # Field by field: the same field of all columns compresses best side by side.
-    fields = [np.ascontiguousarray(table[name]).tobytes() for name, _unused in _FIELDS]
+    fields = [np.ascontiguousarray(table[name]).tobytes() for name in _FIELDS]
     sizes = np.array([len(section) for section in sections], "<u4").tobytes()
     description = compressor.compress(b"".join((*fields, sizes, *(odd.tobytes() for odd in exceptions), *masks)))
     return b"".join((_HEADER.pack(len(columns), rows, len(description), len(sections)), description, *sections, *tails))
@@ -190,32 +195,48 @@ class Chunk:
             raise Damaged(f"unreadable chunk: {error}") from error
 
     def _open(self, data: bytes) -> None:
-        count, self.rows, described, sections = _HEADER.unpack_from(data)
+        numbers: tuple[int, int, int, int] = _HEADER.unpack_from(data)
+        self._columns, self.rows, described, sections = numbers
         start = _HEADER.size + described
-        fields = unpack(data[_HEADER.size : start])
-        self._data = data
-        self.table: dict[str, list[int]] = {}
-        offset = 0
-        for name, kind in _FIELDS:
-            self.table[name] = np.frombuffer(fields, kind, count, offset).tolist()
-            offset += kind.itemsize * count
-        sizes = np.frombuffer(fields, "<u4", sections, offset).tolist()
-        offset += 4 * sections
+        self._data, self._fields = data, unpack(data[_HEADER.size : start])
+        n = self._columns
+        counts, odd = (self._bytes(field) for field in ("count", "exceptions"))
+        # Mostly all columns are full and without exceptions, which their bytes tell at once.
+        self._full = counts == self.rows.to_bytes(4, "little") * n
+        self._counts: list[int] = [self.rows] * n if self._full else self._all("count").tolist()
+        self._odd: list[int] = self._all("exceptions").tolist() if odd.strip(b"\0") else [0] * n
+        self._widths = self._bytes("width")
+        offset = _COLUMN.itemsize * n
+        sizes = struct.unpack_from(f"<{sections}I", self._fields, offset)
         self._sections = list(accumulate(sizes, initial=start))
-        self._tails = self._sections[-1]
-        odd = sum(self.table["exceptions"])
-        self._exceptions = np.frombuffer(fields, _EXCEPTION, odd, offset)
-        self._masks = np.frombuffer(fields, np.uint8, -1, offset + self._exceptions.nbytes)
-        if sum(-(-self.table["width"].count(width) // _TOGETHER) for width in range(1, 9)) != sections:
+        offset += 4 * sections
+        self._exceptions = np.frombuffer(self._fields, _EXCEPTION, sum(self._odd), offset)
+        self._masks = self._fields[offset + self._exceptions.nbytes :]
+        needed = [-(-self._widths.count(width) // _TOGETHER) for width in range(1, 9)]
+        self._first_section = list(accumulate(needed, initial=0))  # by width, from 1 up
+        if self._first_section[-1] != sections:
             raise Damaged("the columns do not match the sections")
         self._unpacked: dict[int, npt.NDArray[np.uint8]] = {}
+        self._decoded: dict[int, dict[int, Floats]] = {}  # by section: its columns, once a second one was asked for
+
+    def _bytes(self, field: str) -> bytes:
+        each, form = _PLACES[field]
+        return self._fields[each * self._columns : (each + form.size) * self._columns]
+
+    def _all(self, field: str) -> npt.NDArray[Any]:
+        return np.frombuffer(self._fields, _COLUMN[field], self._columns, _PLACES[field][0] * self._columns)
+
+    def _one(self, field: str, column: int) -> int:
+        each, form = _PLACES[field]
+        value: int = form.unpack_from(self._fields, each * self._columns + form.size * column)[0]
+        return value
 
     def __len__(self) -> int:
-        return len(self.table["count"])
+        return self._columns
 
     def count(self, column: int) -> int:
         """Number of samples of a column."""
-        return self.table["count"][column]
+        return self._counts[column]
 
     def column(self, column: int) -> Column:
         """Decode one column."""
@@ -228,73 +249,120 @@ class Chunk:
         return (self.column(number) for number in range(len(self)))
 
     def _present(self, column: int) -> Bools | None:
-        counts = self.table["count"]
-        if counts[column] == self.rows:
+        if self._full or self._counts[column] == self.rows:
             return None
         size = (self.rows + 7) // 8
-        start = sum(count != self.rows for count in counts[:column]) * size
-        return np.unpackbits(self._masks[start : start + size], count=self.rows).view(np.bool_)
+        start = sum(count != self.rows for count in self._counts[:column]) * size
+        return np.unpackbits(np.frombuffer(self._masks, np.uint8, size, start), count=self.rows).view(np.bool_)
 
     def _values(self, column: int) -> Floats:
-        table, n = self.table, self.table["count"][column]
+        n = self._counts[column]
         values: Floats
         if not n:
             return np.empty(0)
-        if table["kind"][column] == _DOUBLES:
-            start = self._tails + sum(table["tail"][:column])
-            values = standalone.simple_decompress(self._data[start : start + table["tail"][column]])
+        if self._one("kind", column) == _DOUBLES:
+            tails = self._all("tail").tolist()
+            start = self._sections[-1] + sum(tails[:column])
+            values = standalone.simple_decompress(self._data[start : start + tails[column]])
             if values is None or len(values) != n or values.dtype != np.float64:
                 raise Damaged(f"column {column} has not {n} doubles")
         else:
-            numbers = self._numbers(column, n)
-            if table["kind"][column] == _BITS:
-                values = numbers.view(np.float64)
-            else:
-                # Divide: multiplying with 10^-k gives other floats.
-                scale = table["scale"][column]
-                values = numbers / _POWERS[scale] if scale else numbers.astype(np.float64)
-        odd = table["exceptions"][column]
+            values = self._scaled(column, n)
+        odd = self._odd[column]
         if odd:
-            start = sum(table["exceptions"][:column])
+            start = sum(self._odd[:column])
             replaced = self._exceptions[start : start + odd]
             values.view(np.int64)[replaced["at"]] = replaced["bits"]
         return values
 
-    def _numbers(self, column: int, n: int) -> Ints:
-        table = self.table
-        width, order, base = table["width"][column], table["order"][column], table["base"][column]
-        if not width and not (order == 2 and table["second"][column]):
+    def _scaled(self, column: int, n: int) -> Floats:
+        width = self._widths[column]
+        if not width:
+            return self._floats(column, self._numbers(column, n, None))
+        place = self._widths[:column].count(width)
+        section = self._first_section[width - 1] + place // _TOGETHER
+        decoded = self._decoded.get(section)
+        if decoded is None:
+            self._decoded[section] = {}
+        elif not decoded:
+            decoded = self._decoded[section] = self._together(section, width)
+        if decoded and column in decoded:
+            values: Floats = decoded[column].copy()  # or who keeps one column would keep all of them
+            return values
+        before = place % _TOGETHER * self.rows
+        if not self._full:
+            before = sum(self._counts[other] for other in self._alike(section, width) if other < column)
+        return self._floats(column, self._numbers(column, n, self._planes(section, width)[:, before : before + n]))
+
+    def _floats(self, column: int, numbers: Ints) -> Floats:
+        if self._one("kind", column) == _BITS:
+            return numbers.view(np.float64)
+        # Divide: multiplying with 10^-k gives other floats.
+        scale = self._one("scale", column)
+        return numbers / _POWERS[scale] if scale else numbers.astype(np.float64)
+
+    def _numbers(self, column: int, n: int, planes: npt.NDArray[np.uint8] | None) -> Ints:
+        order, base, second, step = (self._one(field, column) for field in ("order", "base", "second", "step"))
+        if planes is None and not (order == 2 and second):
             return np.full(n, base, np.int64)
         codes = np.zeros((n, 8), np.uint8)
-        if width:
-            codes[:, :width] = self._codes(column).T
+        if planes is not None:
+            codes[:, : len(planes)] = planes.T
         numbers = codes.view("<i8").ravel()
         if order:
             numbers = _unzigzag(numbers.view(np.uint64))
             if order == 2:
                 if n > 1:
-                    numbers[1] = table["second"][column]
-                numbers = np.cumsum(numbers)
-            numbers = np.cumsum(numbers)
-        if table["step"][column] != 1:
-            numbers = numbers * np.int64(table["step"][column])
+                    numbers[1] = second
+                numbers = numbers.cumsum()
+            numbers = numbers.cumsum()
+        if step != 1:
+            numbers = numbers * np.int64(step)
         numbers += np.int64(base)
         return numbers
 
-    def _codes(self, column: int) -> npt.NDArray[np.uint8]:
-        """The bytes of a column's codes: a row for each weight."""
-        widths, counts = self.table["width"], self.table["count"]
-        width = widths[column]
-        alike = [number for number, other in enumerate(widths) if other == width]
-        place = alike.index(column)
-        together = alike[place - place % _TOGETHER :][:_TOGETHER]
-        section = place // _TOGETHER + sum(-(-widths.count(less) // _TOGETHER) for less in range(1, width))
+    def _together(self, section: int, width: int) -> dict[int, Floats]:
+        """All columns of a section at once, which takes little longer than one; none if their lengths differ."""
+        columns = self._alike(section, width)
+        counts = {self._counts[column] for column in columns}
+        if len(counts) > 1:
+            return {}
+        n = counts.pop()
+        kind, order, base, second, step, scale = (
+            self._all(field)[columns].astype(np.int64) for field in ("kind", "order", "base", "second", "step", "scale")
+        )
+        codes = np.zeros((len(columns) * n, 8), np.uint8)
+        codes[:, :width] = self._planes(section, width).T
+        numbers = codes.view("<i8").reshape(len(columns), n)
+        summed = np.flatnonzero(order)
+        if len(summed):
+            differences = _unzigzag(numbers[summed].view(np.uint64))
+            twice = np.flatnonzero(order[summed] == 2)
+            if len(twice):
+                if n > 1:
+                    differences[twice, 1] = second[summed[twice]]
+                differences[twice] = differences[twice].cumsum(axis=1)
+            numbers[summed] = differences.cumsum(axis=1)
+        numbers *= step[:, None]
+        numbers += base[:, None]
+        values: Floats = numbers / np.array(_POWERS)[scale][:, None]
+        bits = np.flatnonzero(kind == _BITS)
+        values[bits] = numbers[bits].view(np.float64)
+        return dict(zip(columns, values, strict=True))
+
+    def _alike(self, section: int, width: int) -> list[int]:
+        """The columns in a section."""
+        alike = [column for column, other in enumerate(self._widths) if other == width]
+        start = (section - self._first_section[width - 1]) * _TOGETHER
+        return alike[start : start + _TOGETHER]
+
+    def _planes(self, section: int, width: int) -> npt.NDArray[np.uint8]:
+        """The bytes of the codes of a section's columns: a row for each weight."""
         planes = self._unpacked.get(section)
         if planes is None:
             raw = unpack(self._data[self._sections[section] : self._sections[section + 1]])
             planes = self._unpacked[section] = np.frombuffer(raw, np.uint8).reshape(width, -1)
-        start = sum(counts[number] for number in together[: place % _TOGETHER])
-        return planes[:, start : start + counts[column]]
+        return planes
 
 
 def encode_times(times: Ints) -> bytes:

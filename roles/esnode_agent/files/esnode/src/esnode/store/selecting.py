@@ -60,7 +60,11 @@ class Selecting:
                 raise TooMany(f"more than {most_samples} samples match: ask for fewer series or a shorter time")
             if len(times):
                 found.setdefault(series, []).append((times, values))
-        return [_joined(series, found[series]) for series in sorted(found)]
+        known: dict[tuple[int, ...], tuple[Ints, Ints | None]] = {}
+        return [
+            _joined(series, found[series], known)
+            for series in sorted(found, key=lambda series: (series.name, series.pairs))
+        ]
 
     def export(
         self, matchers: Matchers = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
@@ -105,12 +109,24 @@ def _within(blocks: Iterable[Block], from_ms: int, to_ms: int) -> Iterator[Block
     return (block for block in blocks if block.first_ms <= to_ms and block.last_ms >= from_ms)
 
 
-def _joined(series: SeriesId, pieces: list[tuple[Ints, Floats]]) -> SeriesData:
-    times = pieces[0][0] if len(pieces) == 1 else np.concatenate([piece[0] for piece in pieces])
-    values = pieces[0][1] if len(pieces) == 1 else np.concatenate([piece[1] for piece in pieces])
-    if len(times) > 1 and not (times[1:] > times[:-1]).all():
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-        last = np.append(times[1:] != times[:-1], True)
-        times, values = times[last], values[last]
-    return SeriesData(series, times, values)
+def _joined(
+    series: SeriesId, pieces: list[tuple[Ints, Floats]], known: dict[tuple[int, ...], tuple[Ints, Ints | None]]
+) -> SeriesData:
+    """One series of its pieces; `known`: what came of these very arrays of times, which series mostly share."""
+    key = tuple(id(times) for times, _ in pieces)
+    if key not in known:
+        known[key] = _in_order([times for times, _ in pieces])
+    times, order = known[key]
+    values = pieces[0][1] if len(pieces) == 1 else np.concatenate([values for _, values in pieces])
+    return SeriesData(series, times, values if order is None else values[order])
+
+
+def _in_order(pieces: list[Ints]) -> tuple[Ints, Ints | None]:
+    """Ascending times, each once, and which samples they are; None: all as they come."""
+    times = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    if len(times) < 2 or (times[1:] > times[:-1]).all():
+        return times, None
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    last = np.append(times[1:] != times[:-1], True)
+    return times[last], order[last]
