@@ -21,8 +21,10 @@ RESULT = HERE.parents[1] / "build/bench.json"
 
 def main(names: list[str]) -> int:
     sys.path[:0] = [str(HERE), str(HERE.parent / "integration"), str(HERE.parent / "nvmlsim")]
+    from agent_process import SOURCE
     from row import Row
 
+    sys.path.append(str(SOURCE))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed release is compiled, so what runs here is, too
     rows: list[Row] = []
     for path in sorted(HERE.glob("bench_*.py")):
