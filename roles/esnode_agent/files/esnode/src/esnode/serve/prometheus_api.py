@@ -16,7 +16,7 @@ from multidict import MultiMapping
 from esnode.serve import selectors, times
 from esnode.serve.thinning import TooManyPoints, at_each_moment
 from esnode.store import FOREVER_MS, Matcher, SeriesData, SeriesId
-from esnode.store.codec import Ints
+from esnode.store.codec import Floats, Ints
 from esnode.store.matching import NAME, Selector
 from esnode.store.selecting import Selecting
 
@@ -25,6 +25,7 @@ MOST_POINTS = 11_000
 """Of one series, as in Prometheus."""
 MOST_POINTS_IN_ALL = 1_000_000
 
+_EXACT = 2.0**53
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Matchers = tuple[Matcher, ...]
 Parameters = MultiMapping[str]
@@ -101,9 +102,7 @@ def query(store: Selecting, parameters: Parameters, watched: Watched) -> bytes:
     matchers = _selector(parameters)
     at = _moment(parameters, "time", round(time.time() * 1000))
     points = _at(store, matchers, np.array([at], np.int64), watched)
-    result = b",".join(
-        b'{"metric":%s,"value":%s}' % (_metric_json(data.series), _points_json(data)[0]) for data in points
-    )
+    result = b",".join(b'{"metric":%s,"value":%s}' % (_metric_json(data.series), _points_json(data)) for data in points)
     return b'{"resultType":"vector","result":[%s]}' % result
 
 
@@ -125,7 +124,7 @@ def query_range(store: Selecting, parameters: Parameters, watched: Watched) -> b
         )
     points = _at(store, matchers, np.arange(start, end + 1, step, dtype=np.int64), watched)
     result = b",".join(
-        b'{"metric":%s,"values":[%s]}' % (_metric_json(data.series), b",".join(_points_json(data))) for data in points
+        b'{"metric":%s,"values":[%s]}' % (_metric_json(data.series), _points_json(data)) for data in points
     )
     return b'{"resultType":"matrix","result":[%s]}' % result
 
@@ -200,15 +199,22 @@ def _metric_json(one: SeriesId) -> bytes:
     return msgspec.json.encode(_metric(one))
 
 
-def _points_json(data: SeriesData) -> list[bytes]:
-    return [
-        b'[%s,"%s"]' % (_time_text(time).encode(), _value_text(value).encode())
-        for time, value in zip(data.times.tolist(), data.values.tolist(), strict=True)
-    ]
+def _points_json(data: SeriesData) -> bytes:
+    """Points with a comma between two; there is one at least."""
+    if np.isfinite(data.values).all():
+        values = _texts(data.values)
+    else:
+        values = [_value_text(value).encode() for value in data.values.tolist()]
+    return b'[%s"]' % b'"],['.join(map(b',"'.join, zip(_texts(data.times / 1000), values, strict=True)))
 
 
-def _time_text(time_ms: int) -> str:
-    return str(time_ms // 1000) if time_ms % 1000 == 0 else repr(time_ms / 1000)
+def _texts(numbers: Floats) -> list[bytes]:
+    """The shortest text of each that means it, whole numbers without a point; NaN and infinities can't be in it."""
+    whole = (numbers == np.trunc(numbers)) & (np.abs(numbers) < _EXACT) & ~((numbers == 0) & np.signbit(numbers))
+    if whole.all():
+        return msgspec.json.encode(numbers.astype(np.int64).tolist())[1:-1].split(b",")
+    texts = msgspec.json.encode(numbers.tolist())[1:-1].split(b",")
+    return [text[:-2] if text.endswith(b".0") else text for text in texts]
 
 
 def _value_text(value: float) -> str:
