@@ -18,6 +18,7 @@ import pytest
 from agent_process import AgentProcess, configuration, free_port
 from esnode import store
 from esnode.store import Matcher
+from esnode.store.keys import read_keys
 
 LOAD = [Matcher("__name__", "=", "esnode_load1")]
 
@@ -138,7 +139,7 @@ def test_a_disk_that_has_become_read_only_is_served_from_and_said(tmp_path: Path
         until(lambda: agent.status()["tsdb"].get("oldest") == load.times[0] / 1000)
 
 
-def test_a_reload_encrypts_the_store_and_a_key_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_a_reload_encrypts_the_store_and_rotates_its_key_and_a_key_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     port, folder, key = free_port(), tmp_path / "tsdb", tmp_path / "key"
     with AgentProcess(tmp_path, text(port, folder), port) as agent:
         until(lambda: agent.status()["tsdb"]["state"] == "ok")
@@ -152,6 +153,17 @@ def test_a_reload_encrypts_the_store_and_a_key_that_cannot_be_read_is_refused(tm
         agent.process.send_signal(signal.SIGHUP)
         until(lambda: agent.status()["tsdb"]["encrypted"] and agent.status()["tsdb"]["state"] == "ok")
         until(lambda: agent.status()["tsdb"].get("old_keys") == [])
+        old = key.read_text()
+        key.write_text("29" * 32 + "\n")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.until_logged("is encrypted with key")
+        key.write_text("29" * 32 + "\n" + old)
+        agent.process.send_signal(signal.SIGHUP)
+        rotated = [found.name.hex() for found in read_keys(key)]
+        until(lambda: agent.status()["tsdb"].get("old_keys") == rotated[1:])
+        until(lambda: agent.status()["tsdb"].get("old_keys") == [])
+        assert agent.status()["config"]["reload_errors"] == []
+        key.write_text("29" * 32 + "\n")  # the old key is no longer needed
     assert b"esnode_load1" not in b"".join(path.read_bytes() for path in folder.iterdir())
     with store.open_for_reading(folder, key) as reader:
         assert len(reader.select(LOAD)[0].times) > 3

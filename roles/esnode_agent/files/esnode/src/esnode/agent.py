@@ -248,7 +248,11 @@ class Agent:
         path = self._loaded.path
         try:
             loaded = config_file.load(path)
-            found = [*tls.check(loaded.config.security), *history.check(loaded.config.tsdb)]
+            found = [
+                *tls.check(loaded.config.security),
+                *history.check(loaded.config.tsdb),
+                *history.misfits(loaded.config.tsdb),
+            ]
             found += receiver.check(loaded.config.remote_write)
             mistakes = [f"{path}: {m}" for m in found]
             if mistakes:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from esnode import catalogue, store
 from esnode.config import Tsdb
 from esnode.snapshot import Samples, Snapshot
-from esnode.store import NotWritten, Options, Stats, StoreError
+from esnode.store import NotWritten, Options, Stats, StoreError, WrongKey
+from esnode.store.identity import check_keys, read_identity
 from esnode.store.keys import read_keys
 from esnode.telemetry import Histogram
 
@@ -57,11 +59,35 @@ def check(settings: Tsdb) -> list[str]:
     return []
 
 
+def misfits(settings: Tsdb) -> list[str]:
+    """Why the store that is there can't be opened with this configuration's keys; reads its identity, no more."""
+    if not settings.enable_local_tsdb:
+        return []
+    folder, key_file = Path(settings.local_tsdb_path), _key_file(settings)
+    try:
+        keys = read_keys(key_file) if key_file else []
+        identity = read_identity(folder)
+        if identity is not None:
+            check_keys(identity, keys, key_file, folder)
+    except WrongKey as error:
+        return [f"tsdb.encryption_key_path: {error}"]
+    except StoreError:  # `check` or the store itself says what
+        return []
+    return []
+
+
+def _key_names(settings: Tsdb) -> list[bytes]:
+    key_file = _key_file(settings)
+    with contextlib.suppress(StoreError):
+        return [key.name for key in read_keys(key_file)] if key_file else []
+    return []
+
+
 class History:
     """Feeds the store. `append`, `samples`, `status` and `store` never wait for the disk; usable from all threads."""
 
     def __init__(self, settings: Tsdb) -> None:
-        self._settings = settings
+        self._settings, self._key_names = settings, _key_names(settings)
         self._condition = threading.Condition()
         self._waiting: deque[Snapshot] = deque()
         self._stopping = False
@@ -93,10 +119,11 @@ class History:
             self._condition.notify_all()
 
     def change(self, settings: Tsdb) -> None:
-        """Go on with another configuration; the store is closed and opened anew where it differs."""
+        """Go on with another configuration; the store is closed and opened anew where that or a key differs."""
+        names = _key_names(settings)
         with self._condition:
-            if settings != self._settings:
-                self._settings, self._reopen = settings, True
+            if settings != self._settings or names != self._key_names:
+                self._settings, self._key_names, self._reopen = settings, names, True
                 self._condition.notify_all()
 
     def close(self, timeout_s: float) -> None:

@@ -53,6 +53,11 @@ def _checked(path: Path) -> Loaded:
 
 def _check_config(options: argparse.Namespace) -> int:
     loaded = _checked(options.config)
+    from esnode import history
+
+    # Not at a start: an agent whose store does not open still serves its metrics.
+    if mistakes := history.misfits(loaded.config.tsdb):
+        raise ConfigError([f"{options.config}: {m}" for m in mistakes])
     security = loaded.config.security
     served = Served(tls.server_context(security), str(security.tls_cert_path)) if security.enable_tls else None
     for notice in (*loaded.notices, *filter(None, [served and served.warning()])):
