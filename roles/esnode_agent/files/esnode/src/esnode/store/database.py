@@ -156,7 +156,7 @@ class Database:
     def _give_back(self) -> None:
         """Give up the pages of a log that is sealed: the next one takes them as long as the store is open."""
         together = max(8, self.reserve // 16 // PAGE)
-        for _ in range(_LAST_SLICES):
+        for _unused in range(_LAST_SLICES):
             free = self.free_pages()
             if not free:
                 break

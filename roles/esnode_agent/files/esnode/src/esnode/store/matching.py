@@ -27,10 +27,13 @@ class Selector:
     def __init__(self, matchers: Iterable[Matcher]) -> None:
         self._on_name: list[Test] = []
         self._on_labels: list[tuple[str, Test]] = []
+        self._pairs: list[tuple[str, str]] = []  # labels that must have just this value, which is seen at once
         for matcher in matchers:
             test = _test(matcher)
             if matcher.label == NAME:
                 self._on_name.append(test)
+            elif matcher.op == "=" and matcher.value:
+                self._pairs.append((matcher.label, matcher.value))
             else:
                 self._on_labels.append((matcher.label, test))
 
@@ -40,6 +43,9 @@ class Selector:
 
     def labels(self, series: SeriesId) -> bool:
         """Whether the labels match; the name is not looked at."""
+        for pair in self._pairs:
+            if pair not in series.pairs:
+                return False
         if not self._on_labels:
             return True
         labels = dict(series.pairs)

@@ -22,6 +22,7 @@ from esnode.store.errors import Damaged
 from esnode.store.groups import decode_names
 from esnode.store.matching import Selector
 from esnode.store.model import SeriesId
+from esnode.store.recent import Recent
 
 _GROUPS_HELD = 128
 Piece = tuple[SeriesId, Ints, Floats]
@@ -79,6 +80,7 @@ class Catalog:
         self._version: object = None
         self._names: dict[int, tuple[str, ...]] = {}
         self._groups: OrderedDict[int, list[SeriesId]] = OrderedDict()
+        self._recent = Recent()
 
     def blocks(self, version: object = None) -> list[Block]:
         """Readable blocks in the order in which they were sealed. The same `version` again: nothing has changed."""
@@ -100,6 +102,7 @@ class Catalog:
             self._blocks, self._version = {}, None
             self._names.clear()
             self._groups.clear()
+        self._recent.clear()
 
     def _refresh(self) -> None:
         with self._readers.connection() as connection:
@@ -195,16 +198,23 @@ class Catalog:
         inside = slice(int(np.searchsorted(times, from_ms, "left")), int(np.searchsorted(times, to_ms, "right")))
         cut = times[inside]
         for number in groups:
-            chunk = self._chunk(connection, block, number)
-            if chunk is None:
-                continue
+            chunk = None
+            place = block.number << SHIFT | number
             for column, series in seen.columns[number]:
-                try:
-                    samples = chunk.column(column) if column < len(chunk) else None
-                except Damaged as error:
-                    self._damage.note("chunk", block.number << SHIFT | number, error)
-                    break
-                if samples is None or not len(samples.values):
+                samples = self._recent.get(place, column)
+                if samples is None:
+                    chunk = chunk or self._chunk(connection, block, number)
+                    if chunk is None:
+                        break
+                    if column >= len(chunk):
+                        continue
+                    try:
+                        samples = chunk.column(column)
+                    except Damaged as error:
+                        self._damage.note("chunk", place, error)
+                        break
+                    self._recent.put(place, column, samples)
+                if not len(samples.values):
                     continue
                 if samples.present is None:
                     yield series, cut, samples.values[inside]

@@ -113,11 +113,11 @@ def _joined(
     series: SeriesId, pieces: list[tuple[Ints, Floats]], known: dict[tuple[int, ...], tuple[Ints, Ints | None]]
 ) -> SeriesData:
     """One series of its pieces; `known`: what came of these very arrays of times, which series mostly share."""
-    key = tuple(id(times) for times, _ in pieces)
+    key = tuple(id(times) for times, _unused in pieces)
     if key not in known:
-        known[key] = _in_order([times for times, _ in pieces])
+        known[key] = _in_order([times for times, _unused in pieces])
     times, order = known[key]
-    values = pieces[0][1] if len(pieces) == 1 else np.concatenate([values for _, values in pieces])
+    values = pieces[0][1] if len(pieces) == 1 else np.concatenate([values for _unused, values in pieces])
     return SeriesData(series, times, values if order is None else values[order])
 
 
