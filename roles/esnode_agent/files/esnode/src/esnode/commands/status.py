@@ -62,7 +62,7 @@ def describe(status: dict[str, Any]) -> str:
 
 
 def _described_store(tsdb: dict[str, Any]) -> str:
-    parts = [f"  {'store':<14}{tsdb['state']:<13}"]
+    parts = [f"  {'store':<13}{tsdb['state']:<13}"]
     if tsdb["error"]:
         parts.append(tsdb["error"])
     elif tsdb.get("oldest") is not None:
@@ -77,7 +77,7 @@ def _described_store(tsdb: dict[str, Any]) -> str:
 
 def _described_sending(remote: dict[str, Any]) -> str:
     dropped = sum(remote["samples_dropped"].values())
-    parts = [f"  {'remote write':<14}{remote['state']:<13}{remote['samples_pending']} samples wait"]
+    parts = [f"  {'remote write':<13}{remote['state']:<13}{remote['samples_pending']} samples wait"]
     if dropped:
         parts.append(f"{dropped} dropped")
     if remote["error"]:
