@@ -62,11 +62,10 @@ class Aside:
             # Now, and not when the error is forgotten: it holds a connection to the database.
             getattr(parts, "close", _nothing)()
 
-    def leave(self, last: Callable[[], object] | None = None) -> None:
+    def leave(self, last: Callable[[], object]) -> None:
         """End the thread after what it is doing; `last` is run on it then. Waits for nothing."""
         self._left = True
-        if last is not None:
-            self._pool.submit(last)
+        self._pool.submit(last)
         self._pool.shutdown(wait=False)
 
 
@@ -106,15 +105,29 @@ async def answer(
     When it fails later or the client has gone or is silent, the connection is cut: a part must not look like the whole.
     """
     response = web.StreamResponse(headers=headers)
-    chunks: Iterator[bytes] | None = None
+    begun: list[Iterator[bytes]] = []
     whole = False
+
+    def opening() -> tuple[bytes, bytes]:
+        # Two chunks by one call: most answers have no second one, and each call waits for a thread to wake up.
+        begun.append(begin())
+        first = next(begun[0], _END)
+        return first, next(begun[0], _END) if first else _END
+
+    def end() -> None:
+        for chunks in begun:
+            getattr(chunks, "close", _nothing)()
+
     try:
-        chunks = await aside.call(request, begin)
-        chunk = await aside.call(request, next, chunks, _END)
+        first, chunk = await aside.call(request, opening)
+        if not chunk:
+            response.content_length = len(first)
         await response.prepare(request)
+        if first:
+            await asyncio.wait_for(_write(response, first), SILENCE_S)
         while chunk:
             await asyncio.wait_for(_write(response, chunk), SILENCE_S)
-            chunk = await aside.call(request, next, chunks, _END)
+            chunk = await aside.call(request, next, begun[0], _END)
         await asyncio.wait_for(response.write_eof(), SILENCE_S)
         whole = True
     except Exception as error:
@@ -125,7 +138,7 @@ async def answer(
     finally:
         if response.prepared and not whole and request.transport is not None:
             request.transport.abort()
-        aside.leave(getattr(chunks, "close", None))
+        aside.leave(end)
     return response
 
 
