@@ -58,7 +58,9 @@ class Terminal:
         self._outer, self._inner = pty.openpty()
         fcntl.ioctl(self._inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.before = self.modes()
-        env = {k: v for k, v in environment(TERM="xterm-256color", **more).items() if k not in ("COLUMNS", "LINES")}
+        # Of the terminal that the tests themselves run in nothing is taken over.
+        kept = {k: v for k, v in environment().items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+        env = {**kept, "TERM": "xterm-256color", **more}
         self.process = subprocess.Popen(
             command(*arguments),
             stdin=self._inner,
