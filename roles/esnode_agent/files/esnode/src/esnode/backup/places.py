@@ -36,7 +36,8 @@ class Place(Protocol):
     def delete(self, names: Iterable[str]) -> None:
         """Delete files."""
 
-    def __str__(self) -> str: ...
+    def __str__(self) -> str:
+        """The place as its user named it."""
 
 
 class Folder:

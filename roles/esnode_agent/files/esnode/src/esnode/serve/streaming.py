@@ -26,8 +26,11 @@ log = logging.getLogger("esnode.serve")
 
 
 class _Packer(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-    def flush(self) -> bytes: ...
+    def compress(self, data: bytes, /) -> bytes:
+        """What can be given away by now, perhaps nothing."""
+
+    def flush(self) -> bytes:
+        """The rest."""
 
 
 class Unwanted(Exception):
@@ -142,7 +145,8 @@ async def answer(
     return response
 
 
-def _nothing() -> None: ...
+def _nothing() -> None:
+    """Do nothing."""
 
 
 async def _write(response: web.StreamResponse, chunk: bytes) -> None:

@@ -31,7 +31,8 @@ class SeriesLike(Protocol):
     def labels(self) -> Mapping[str, str]:
         """Label values by name, without `__name__`."""
 
-    def __hash__(self) -> int: ...
+    def __hash__(self) -> int:
+        """The same for the same series."""
 
 
 Key = TypeVar("Key", bound=SeriesLike)
