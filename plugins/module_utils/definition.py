@@ -91,6 +91,26 @@ def folders(layout: dict[str, str], agent: Owner, store_dir: str = "") -> dict[s
     return found
 
 
+def check_store_dir(path: str, agent: Owner) -> None:
+    """Raise DefinitionError for a folder that the store can't have for itself: it becomes the agent's alone."""
+    if not path:
+        return
+    if os.path.normpath(path) != path or path.count("/") < 2:
+        raise DefinitionError(f"{path} can't be the store's folder: name one of its own, such as /data/esnode-tsdb")
+    try:
+        mine = os.stat(path).st_uid == agent.uid
+        there = sorted(os.listdir(path))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DefinitionError(f"{path} can't be the store's folder: {error.strerror}") from error
+    if there and there != ["lost+found"] and "store.db" not in there and not mine:
+        raise DefinitionError(
+            f"{path} can't be the store's folder, {there[0]} is in it: name one of its own, such as "
+            f"{os.path.join(path, 'esnode-tsdb')}"
+        )
+
+
 def wrong_folders(places: t.Mapping[str, tuple[int, int | None, int | None]]) -> list[str]:
     """Paths of the folders that are missing or not as wanted; raises DefinitionError when something else is there."""
     wrong = []

@@ -312,6 +312,7 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     owner = definition.owner(options["user"], options["group"])
     if not module.check_mode and None in owner:
         raise definition.DefinitionError(f"there is no user {options['user']} or no group {options['group']} here")
+    definition.check_store_dir(options["store_dir"], owner)
     texts = {**options["files"], **options["secret_files"]}
     wanted = definition.wanted(layout, texts, owner) if texts else {}
     folders = definition.folders(layout, owner, options["store_dir"]) if texts else {}

@@ -94,3 +94,21 @@ def test_a_file_in_place_of_a_folder_is_refused(layout: dict[str, str]) -> None:
 def test_nobody_is_not_an_owner() -> None:
     assert definition.owner("no-such-user", "no-such-group") == (None, None)
     assert definition.owner("", "") == (os.geteuid(), os.getegid())
+
+
+def test_the_store_takes_no_folder_that_others_use(tmp_path: Path) -> None:
+    stranger = definition.Owner(os.geteuid() + 1, os.getegid())
+    for wrong in ("/", "/data", f"{tmp_path}/a/../b", "${DATA}/tsdb"):
+        with pytest.raises(definition.DefinitionError, match="can't be the store's folder: name one of its own"):
+            definition.check_store_dir(wrong, stranger)
+    definition.check_store_dir("", stranger)
+    folder = tmp_path / "tsdb"
+    definition.check_store_dir(str(folder), stranger)
+    folder.mkdir()
+    definition.check_store_dir(str(folder), stranger)
+    (folder / "models").mkdir()
+    with pytest.raises(definition.DefinitionError, match=r"models is in it.*tsdb/esnode-tsdb"):
+        definition.check_store_dir(str(folder), stranger)
+    definition.check_store_dir(str(folder), definition.Owner(os.geteuid(), os.getegid()))
+    (folder / "store.db").touch()
+    definition.check_store_dir(str(folder), stranger)

@@ -21,7 +21,8 @@ else:
 
 GPU_STATE = "gpu-state.json"
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_CREDENTIALS = re.compile(r"""(://)[^/\s"'@$]+:[^/\s"'@]+@""")
+_REFERENCE = re.compile(r"\$\{\w+\}")
+_CREDENTIALS = re.compile(r"""(://)(?!\$\{\w+\}@)[^/\s"']*@""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,11 @@ def _without_secrets(data: bytes) -> bytes | None:
         for secret in sorted(SECRETS):
             section, _unused, key = secret.partition(".")
             value = document.get(section, {}).get(key)
-            if isinstance(value, str) and value and "${" not in value:
-                text = text.replace(value, f"${{ESNODE_{key.upper()}}}")
+            text = re.sub(rf"(?m)^\s*#.*\b{key}\b\s*=.*\n?", "", text)  # one that was used before
+            if isinstance(value, str) and value and not _REFERENCE.fullmatch(value):
+                text = re.sub(rf"(?m)^(\s*{key}\s*=\s*).*$", rf'\1"${{ESNODE_{key.upper()}}}"', text)
+                if value in text:
+                    return None
         text = _CREDENTIALS.sub(r"\1${ESNODE_URL_CREDENTIALS}@", text)
         cleaned = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError):
@@ -95,6 +99,6 @@ def _without_secrets(data: bytes) -> bytes | None:
     for secret in SECRETS:
         section, _unused, key = secret.partition(".")
         value = cleaned.get(section, {}).get(key)
-        if value and not (isinstance(value, str) and value.startswith("${")):
+        if value and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
             return None
     return text.encode()

@@ -16,12 +16,17 @@ TOGETHER = 100  # what is doomed only because others of its day stay is deleted 
 
 
 def doomed(names: Iterable[str], now_ms: int, days: float) -> list[str]:
-    """Manifests that need not stay, the oldest first; of more than `days` ago, or not the last of their day (UTC)."""
+    """Manifests that need not stay, the oldest first: not the last of their day (UTC), or of more than `days` ago.
+
+    The last of a day goes only when there are backups of as many later days, too: a clock that was wrong for an hour
+    must not make all others old.
+    """
     going: list[str] = []
     days_seen: set[int] = set()
     for place, name in enumerate(newest_first(names)):
         taken = taken_ms(name) or 0
-        day, too_old = taken // DAY_MS, taken < now_ms - days * DAY_MS
+        day = taken // DAY_MS
+        too_old = taken < now_ms - days * DAY_MS and len(days_seen) >= days
         if place and (too_old or (day in days_seen and taken < now_ms - ALL_OF_MS)):
             going.append(name)
         days_seen.add(day)
@@ -35,7 +40,7 @@ def prune(place: Place, now_ms: int, days: float, known: dict[str, Manifest], at
     Only a manifest that can't be read keeps files from being deleted: what it needs is not known.
     """
     sizes = place.sizes()
-    whole = newest_whole(place, sizes)
+    whole = newest_whole(place, sizes, now_ms)
     going = [name for name in doomed(sizes, now_ms, days) if whole is not None and name != whole[0]]
     too_old = any((taken_ms(name) or 0) < now_ms - days * DAY_MS for name in going)
     if not going or (len(going) < at_least and not too_old):

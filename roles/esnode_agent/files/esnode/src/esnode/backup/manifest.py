@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from esnode.backup import BackupError
-from esnode.backup.places import Place
+from esnode.backup.places import KNOWN, Place
 
 FORMAT = 1
+AHEAD_MS = 3_600_000  # what is dated later than this from now was dated by a wrong clock
 FOLDER = "manifests"
 _NAME = re.compile(FOLDER + r"/(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z-[0-9a-f]{16}\.json")
 _STAMP = "%Y%m%dT%H%M%S.%f"
@@ -104,14 +105,23 @@ def read(place: Place, name: str) -> Manifest:
         found = msgspec.json.decode(data, type=Manifest)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise BackupError(f"{place}/{name} is of another version: {error}; use the one that wrote it") from error
+    strange = next((file.name for file in found.files if not KNOWN.fullmatch(file.name)), None)
+    if strange is not None:
+        raise BackupError(f"{place}/{name} names a file {strange!r}, which can't be one of a backup: don't trust it")
     if found.format != FORMAT:
         raise BackupError(f"{place}/{name} has format {found.format}, this version reads {FORMAT}")
     return found
 
 
-def newest_whole(place: Place, sizes: dict[str, int]) -> tuple[str, Manifest] | None:
+def believable(names: Iterable[str], now_ms: int) -> list[str]:
+    """The manifests among these names, the newest first; those that a wrong clock has dated ahead come last."""
+    ahead = [name for name in newest_first(names) if (taken_ms(name) or 0) > now_ms + AHEAD_MS]
+    return [*(name for name in newest_first(names) if name not in ahead), *ahead]
+
+
+def newest_whole(place: Place, sizes: dict[str, int], now_ms: int) -> tuple[str, Manifest] | None:
     """The newest backup of which every file is there in its size. `sizes`: of all files at the place."""
-    for name in newest_first(sizes):
+    for name in believable(sizes, now_ms):
         try:
             manifest = read(place, name)
         except (BackupError, OSError):

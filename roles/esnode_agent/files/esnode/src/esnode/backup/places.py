@@ -16,7 +16,8 @@ from typing import Protocol
 from esnode.backup import BackupError
 from esnode.store.identity import sync_folder
 
-KNOWN = re.compile(r"(manifests|blocks|head|config)/[A-Za-z0-9][A-Za-z0-9._-]*")
+PARTS = ("manifests", "blocks", "head", "config")
+KNOWN = re.compile(rf"({'|'.join(PARTS)})/[A-Za-z0-9][A-Za-z0-9._-]*")
 """Names of the files of a backup; others are left alone."""
 _DRAFT = ".new"
 
@@ -51,7 +52,7 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}
-        for part in ("manifests", "blocks", "head", "config"):
+        for part in PARTS:
             with contextlib.suppress(FileNotFoundError), os.scandir(self.path / part) as entries:
                 for entry in entries:
                     name = f"{part}/{entry.name}"
@@ -69,12 +70,14 @@ class Folder:
             self.path.mkdir(mode=0o700, exist_ok=True)
             path.parent.mkdir(mode=0o700)
             self._own(path.parent)
+        if path.parent.is_symlink():
+            raise BackupError(f"{path.parent} is a link: a backup writes into folders of its own only")
         try:
-            with open(draft, "wb", opener=_private) as file:
+            with open(draft, "xb", opener=_private) as file:
+                self._own(file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            self._own(draft)
             draft.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -86,10 +89,14 @@ class Folder:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
-    def _own(self, path: Path) -> None:
+    def _own(self, path: Path | int) -> None:
+        """Never through a link: whom the folder belongs to must not be given other files."""
         if os.geteuid() == 0:
             status = self.path.stat()
-            os.chown(path, status.st_uid, status.st_gid)
+            if isinstance(path, int):
+                os.fchown(path, status.st_uid, status.st_gid)
+            else:
+                os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -97,8 +104,8 @@ class Folder:
         try:
             # Not its parents: where they are missing, something is probably not mounted.
             self.path.mkdir(mode=0o700, exist_ok=True)
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._own(self.path / "lock")
+            handle = _private(str(self.path / "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            self._own(handle)
         except FileNotFoundError as error:
             above = self.path.absolute().parent
             raise BackupError(f"{above} is not there: make it, or mount what belongs there") from error
@@ -111,12 +118,14 @@ class Folder:
                 if error.errno != errno.EWOULDBLOCK:
                     raise BackupError(f"can't lock {self.path}/lock: {error.strerror}") from error
                 raise BackupError(f"another backup to {self.path} is running: wait until it has ended") from error
-            for draft in self.path.glob(f"*/*{_DRAFT}"):  # of one that was cut off
-                draft.unlink()
+            for part in PARTS:  # drafts of one that was cut off
+                for draft in (self.path / part).glob(f"*{_DRAFT}"):
+                    if KNOWN.fullmatch(f"{part}/{draft.name}"):
+                        draft.unlink()
             yield
         finally:
             os.close(handle)
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

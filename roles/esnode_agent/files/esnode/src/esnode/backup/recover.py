@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from esnode.backup import BackupError
-from esnode.backup.manifest import File, Manifest, newest_first, read, taken_ms
+from esnode.backup.manifest import File, Manifest, believable, newest_first, read, taken_ms
 from esnode.backup.places import Folder, Place
 from esnode.backup.take import decode_rows
 from esnode.store.backup import Row
@@ -67,7 +68,7 @@ def _content(place: Place, file: File) -> bytes:
 
 def choose(place: Place, at_ms: int | None) -> tuple[str, Manifest]:
     """The newest backup taken at or before `at_ms` (None: of all); BackupError when there is none, or it is damaged."""
-    names = newest_first(place.sizes())
+    names = believable(place.sizes(), round(time.time() * 1000))
     if not names:
         raise BackupError(f"there is no whole backup in {place}")
     fitting = [name for name in names if at_ms is None or (taken_ms(name) or 0) <= at_ms]
@@ -88,7 +89,7 @@ class Owner:
 
     def own(self, path: Path) -> None:
         if self.uid is not None and self.gid is not None and os.geteuid() == 0:
-            os.chown(path, self.uid, self.gid)
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
 
 def restore(place: Place, manifest: Manifest, store: Path | None, config_dir: Path | None, owner: Owner) -> None:

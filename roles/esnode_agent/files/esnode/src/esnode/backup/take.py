@@ -65,7 +65,7 @@ def take(place: Place, source: Source | None, kept: list[Kept], notes: list[str]
     """
     host = host or socket.gethostname()
     writing = _Writing(place, place.sizes())
-    before = newest_whole(place, writing.sizes)
+    before = newest_whole(place, writing.sizes, now_ms)
     if before is not None:
         if before[1].host != host:
             raise BackupError(
@@ -100,7 +100,8 @@ def take(place: Place, source: Source | None, kept: list[Kept], notes: list[str]
 
 
 def _blocks(writing: _Writing, source: Source, moment: Moment) -> Iterable[File]:
-    known = {file.mark: file for file in writing.known if file.mark}
+    # What was damaged is read again: a disk that had an error then may have none now.
+    known = {file.mark: file for file in writing.known if file.mark and not file.damaged}
     for block in moment.blocks:
         file = known.get(block.mark)
         if file is None:
@@ -157,6 +158,12 @@ def mirror(folder: Folder, target: Place, now_ms: int, days: float) -> tuple[int
         there[name] = len(data)
         files, size = files + 1, size + len(data)
 
+    mine, theirs = (newest_whole(place, sizes, now_ms) for place, sizes in ((folder, own), (target, there)))
+    if mine is not None and theirs is not None and mine[1].host != theirs[1].host:
+        raise BackupError(
+            f"{target} holds backups of {theirs[1].host}, and these are of {mine[1].host}: give each host a place of"
+            " its own"
+        )
     going = set(doomed({*own, *there}, now_ms, days))
     for name in newest_first(own)[::-1]:
         if name in there or name in going:
