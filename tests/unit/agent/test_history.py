@@ -163,3 +163,38 @@ def test_a_snapshot_that_the_store_refuses_is_counted_and_the_next_one_is_kept(
     until(lambda: appended(one) == 2)
     assert one.samples()[catalogue.TSDB_ERRORS.series("append")] == 1
     assert one.samples()[catalogue.TSDB_SAMPLES_LOST.series()] == 1
+
+
+def test_figures_that_cannot_be_read_cost_nothing(
+    settings: Tsdb, started: Callable[[Tsdb], History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_LOOK_S", 0.0)
+    one = started(settings)
+    until(lambda: one.store is not None)
+    monkeypatch.setattr(type(one.store), "stats", lambda _store: (_ for _ in ()).throw(OSError("stale file handle")))
+    for number in range(3):
+        one.append(snapshot(1000.0 + number, number))
+        until(lambda: appended(one) == 2 * (number + 1))  # noqa: B023
+    monkeypatch.undo()
+    one.close(20)
+    assert read(settings)["esnode_load1"] == [0.0, 1.0, 2.0]
+
+
+def test_a_store_whose_disk_answered_too_late_is_free_again_afterwards(
+    settings: Tsdb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = store.open(Path(settings.local_tsdb_path))
+    stop = one._writer.stop
+    monkeypatch.setattr(one._writer, "stop", lambda timeout_s: timeout_s > 1 and stop(timeout_s))
+    with pytest.raises(store.NotWritten):
+        one.close(0.1)
+    until(lambda: not one._writer._thread.is_alive())
+
+    def opens() -> bool:
+        try:
+            store.open(Path(settings.local_tsdb_path)).close()
+        except store.StoreBusy:
+            return False
+        return True
+
+    until(opens)

@@ -133,12 +133,21 @@ class Agent:
         log.info("stopping")
         systemd.notify("STOPPING=1")
         beat.cancel()
-        await asyncio.wait_for(asyncio.gather(server.stop(), self._stop_threads(loop)), _STOP_S + _CLOSE_S)
+        ends = asyncio.gather(server.stop(), self._stop_threads(loop), return_exceptions=True)
+        for error in await asyncio.wait_for(ends, _STOP_S + _CLOSE_S):
+            if error is not None:
+                log.error("a part did not stop as it should: %s", error, exc_info=error)
 
     async def _stop_threads(self, loop: asyncio.AbstractEventLoop) -> None:
-        await loop.run_in_executor(None, self._scheduler.stop, _STOP_S / 2)
-        await loop.run_in_executor(None, self._remote_write.close, _CLOSE_S / 4)
-        await loop.run_in_executor(None, self._history.close, _CLOSE_S)
+        for stop, within_s in (
+            (self._scheduler.stop, _STOP_S / 2),
+            (self._remote_write.close, _CLOSE_S / 4),
+            (self._history.close, _CLOSE_S),
+        ):
+            try:
+                await loop.run_in_executor(None, stop, within_s)
+            except Exception:  # what is left must be closed all the same, the store above all
+                log.exception("a part did not stop as it should")
 
     async def _tell_systemd(self) -> None:
         """READY once there is something to serve, then the watchdog's beat as long as the ticker ticks."""

@@ -214,16 +214,20 @@ class History:
                 self._condition.wait_for(self._called, _LOOK_S if self._store else 1.0)
                 stopping, reopen, settings = self._stopping, self._reopen, self._settings
                 self._reopen = False
-            if reopen:
-                self._leave()
-                self._try_at = 0.0
-            if self._store is None and settings.enable_local_tsdb and time.monotonic() >= self._try_at:
-                self._open(settings)
-            if self._store is not None:
-                self._feed(self._store)
-                self._look(self._store)
+            try:
+                if reopen:
+                    self._leave()
+                    self._try_at = 0.0
+                if self._store is None and settings.enable_local_tsdb and time.monotonic() >= self._try_at:
+                    self._open(settings)
+                if self._store is not None:
+                    self._feed(self._store)
+                    self._look(self._store)
+                if stopping:
+                    self._leave()
+            except Exception:  # whatever it was, the next snapshot gets its chance
+                log.exception("the store %s", settings.local_tsdb_path)
             if stopping:
-                self._leave()
                 return
 
     def _called(self) -> bool:
@@ -266,19 +270,25 @@ class History:
     def _look(self, at: Store) -> None:
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + _LOOK_S
-            self._stats = at.stats()
+            try:
+                self._stats = at.stats()
+            except (StoreError, OSError) as error:  # it could not be read just now; the figures stay
+                log.warning("%s: no figures of the store: %s", self._settings.local_tsdb_path, error)
 
     def _leave(self) -> None:
         leaving, self._store = self._store, None
         if leaving is None:
             return
         self._feed(leaving)
-        stats, self._stats = leaving.stats(), None
-        self._before["lost"] += stats.lost.samples
-        self._before["write"] += stats.write_errors
-        self._before["read"] += sum(stats.damaged.values())
+        self._look_at = 0.0
+        self._look(leaving)
+        stats, self._stats = self._stats, None
+        if stats is not None:
+            self._before["lost"] += stats.lost.samples
+            self._before["write"] += stats.write_errors
+            self._before["read"] += sum(stats.damaged.values())
         try:
             leaving.close()
         except NotWritten as error:
-            self._before["lost"] += stats.unwritten_rows * stats.series
+            self._before["lost"] += stats.unwritten_rows * stats.series if stats else 0
             log.error("%s", error)

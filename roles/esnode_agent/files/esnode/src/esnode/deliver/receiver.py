@@ -38,7 +38,10 @@ class Answer:
 
 def shown(url: str) -> str:
     """The URL without what may be secret in it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is none"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -112,6 +115,8 @@ class Receiver:
             await session.close()
 
     def _trouble(self, error: Exception) -> str:
+        if isinstance(error, aiohttp.ClientResponseError):  # its own text has the whole URL
+            return f"no HTTP answer: {error.message}"
         cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
         text = str(cause) or type(cause).__name__
         if "PROTOCOL_VERSION" in text or "UNSUPPORTED_PROTOCOL" in text:
@@ -180,5 +185,5 @@ def _meaning(status: int, said: str, headers: object) -> Answer:
     if status == _TOO_LARGE:
         return Answer("too_large", why)
     if 300 <= status < 400:
-        return Answer("failed", f"HTTP {status}: redirects are not followed; it names {get('Location', 'no place')}")
+        return Answer("failed", f"HTTP {status}: redirects are not followed; it names {shown(get('Location', ''))}")
     return Answer("failed", why, retry_after_s(get("Retry-After")))

@@ -126,10 +126,14 @@ class Sender:
 
     async def _deliver(self, table: Table) -> None:
         """Send until each sample was either accepted or refused for good."""
+        if not table.samples:  # rows of which nothing can be read any more
+            return
         splits = _SPLITS_AFTER_REFUSAL if self._all_refused else _SPLITS
         refused: set[SeriesId] = set()
         accepted = False
         for part in table.apart(self._suspects):
+            if not part.samples:
+                continue
             of_suspects = part.series[0] in self._suspects
             taken = await self._attempt(part, _SPLITS_AFTER_REFUSAL if of_suspects else splits, refused)
             accepted = accepted or taken
@@ -146,6 +150,8 @@ class Sender:
         waiting = [table]
         while waiting:
             one = waiting.pop()
+            if not one.samples:
+                continue
             answer = await self._until_answered(one)
             if answer.outcome == "accepted":
                 accepted = True
@@ -227,7 +233,10 @@ class Sender:
         if store is None or position is None or position.cursor is None or time.monotonic() < self._counted_at:
             return
         self._counted_at = time.monotonic() + _COUNT_S
-        ahead = store.ahead(position.cursor)
+        try:
+            ahead = store.ahead(position.cursor)
+        except StoreError:  # the figures stay as they were until it can be read again
+            return
         progress = self._progress
         progress.pending, progress.newest_ms = ahead.samples, ahead.newest_ms
         if not ahead.samples:

@@ -19,7 +19,7 @@ from multidict import MultiDict, MultiMapping
 
 from esnode.serve import negotiate
 from esnode.serve.server import REQUEST_TIMEOUT_S
-from esnode.serve.streaming import Aside, answer, packed
+from esnode.serve.streaming import SILENCE_S, Aside, answer, packed
 from esnode.store import BadMatcher, StoreError, TooMany
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class _Places:
         self._waiting = 0
 
     @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Hold a place. Refused when there is none for too long."""
+    async def one(self, aside: Aside) -> AsyncIterator[None]:
+        """Hold a place until the thread is done with it, whoever waits. Refused when there is none for too long."""
         if self._waiting >= _MOST_WAITING:
             raise Refused(503, f"{self._waiting} requests for the node's history wait already: ask again later")
         self._waiting += 1
@@ -80,7 +80,7 @@ class _Places:
         try:
             yield
         finally:
-            self._free.release()
+            aside.at_end(self._free.release)
 
 
 class HistoryRoutes:
@@ -118,8 +118,8 @@ class HistoryRoutes:
             headers = {**asked.headers(), "Vary": "Accept-Encoding"}
             if coding != "identity":
                 headers["Content-Encoding"] = coding
-            async with self._exports.one():
-                aside = Aside()
+            aside = Aside()
+            async with self._exports.one(aside):
                 body = asked.body
                 return await _answer(request, aside, lambda: packed(body(store, aside.while_wanted), coding), headers)
         except Refused as refused:
@@ -133,12 +133,14 @@ class HistoryRoutes:
 
             body = await _body(request)
 
+            aside = Aside()
+
             def begin() -> Iterator[bytes]:
-                return iter(remote_read.response(store, remote_read.read_request(body)))
+                return iter(remote_read.response(store, remote_read.read_request(body), aside.while_wanted))
 
             headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
-            async with self._queries.one():
-                return await _answer(request, Aside(), begin, headers, _QUERY_S)
+            async with self._queries.one(aside):
+                return await _answer(request, aside, begin, headers, _QUERY_S)
         except Refused as refused:
             return refused.as_text()
 
@@ -190,7 +192,7 @@ class HistoryRoutes:
                 data = work(store, given, aside)
                 return packed([b'{"status":"success","data":', data, b"}"], coding)
 
-            async with self._queries.one():
+            async with self._queries.one(aside):
                 return await _answer(request, aside, begin, headers, _QUERY_S)
         except Refused as refused:
             return refused.as_json()
@@ -222,7 +224,7 @@ async def _answer(
         except (asyncio.TimeoutError, TimeoutError) as error:
             if request.transport is None or request.transport.is_closing():
                 raise  # the client did not take it
-            raise Refused(503, f"the answer took longer than {within_s:g} s: ask for less") from error
+            raise Refused(503, f"the answer took longer than {within_s or SILENCE_S:g} s: ask for less") from error
 
 
 @contextlib.contextmanager

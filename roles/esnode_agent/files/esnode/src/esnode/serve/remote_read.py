@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cramjam
 
 from esnode import wire
 from esnode.serve.batches import batches
-from esnode.store import FOREVER_MS, Matcher, TooMany
+from esnode.store import FOREVER_MS, Matcher, SeriesData, TooMany
 from esnode.store.matching import NAME, Selector
 from esnode.store.selecting import Selecting
 
@@ -19,6 +19,9 @@ MOST_SAMPLES = 5_000_000
 """In one answer, which is held packed in memory: 25 MB or so, 50 MB if the values are noise."""
 _PACK_BYTES = 256 * 1024
 _MOST_REQUEST_BYTES = 1024 * 1024
+MOST_QUERIES = 64
+"""In one request; Prometheus sends one for each selector of an expression."""
+Watched = Callable[[Iterable[list[SeriesData]]], Iterator[list[SeriesData]]]
 _OPERATORS = {0: "=", 1: "!=", 2: "=~", 3: "!~"}
 _SAMPLES = 0
 
@@ -48,6 +51,8 @@ def read_request(body: bytes) -> list[Query]:
         queries, accepted = _queries(message)
     except wire.Malformed as error:
         raise BadRequest(f"the body is no ReadRequest: {error}") from error
+    if len(queries) > MOST_QUERIES:
+        raise BadRequest(f"{len(queries)} queries in one request are too many: at most {MOST_QUERIES}")
     if accepted and _SAMPLES not in accepted:
         raise BadRequest("only the response type SAMPLES is given here, and the request does not accept it")
     for query in queries:
@@ -105,7 +110,7 @@ def _matcher(message: bytes) -> Matcher:
     return Matcher(name, _OPERATORS[kind], value)  # type: ignore[arg-type]
 
 
-def response(store: Selecting, queries: Sequence[Query]) -> list[bytes]:
+def response(store: Selecting, queries: Sequence[Query], watched: Watched = iter) -> list[bytes]:
     """The packed answer, in parts. TooMany: it would have more than MOST_SAMPLES.
 
     Only what is packed already is held: a block of snappy is its size and then pieces, each packed by itself.
@@ -116,7 +121,7 @@ def response(store: Selecting, queries: Sequence[Query]) -> list[bytes]:
         result = _Packed()
         series = store.series(query.matchers, query.from_ms, query.to_ms)
         try:
-            for batch in batches(store, series, query.from_ms, query.to_ms, left):
+            for batch in watched(batches(store, series, query.from_ms, query.to_ms, left)):
                 for data in batch:
                     left -= len(data.times)
                     pairs = sorted([(NAME, data.series.name), *data.series.pairs])

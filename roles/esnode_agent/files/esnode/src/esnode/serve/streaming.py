@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,7 +43,8 @@ class Aside:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "history-request")
-        self._left = False
+        self._left = self._ended = False
+        self._at_end: list[Callable[[], object]] = []
 
     async def call(self, request: web.Request, function: Callable[..., T], *arguments: object) -> T:
         """Run a function there and wait for what it returns; ConnectionResetError when the client does not wait."""
@@ -68,8 +70,29 @@ class Aside:
     def leave(self, last: Callable[[], object]) -> None:
         """End the thread after what it is doing; `last` is run on it then. Waits for nothing."""
         self._left = True
-        self._pool.submit(last)
+        loop = asyncio.get_running_loop()
+
+        def ending() -> None:
+            try:
+                last()
+            finally:
+                with contextlib.suppress(RuntimeError):  # the agent has stopped meanwhile
+                    loop.call_soon_threadsafe(self._end)
+
+        self._pool.submit(ending)
         self._pool.shutdown(wait=False)
+
+    def _end(self) -> None:
+        self._ended = True
+        for call in self._at_end:
+            call()
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Call this on the event loop once the thread works no more; now, if it never did."""
+        if self._ended or not self._left:
+            call()
+        else:
+            self._at_end.append(call)
 
 
 def packed(parts: Iterable[bytes], coding: Coding) -> Iterator[bytes]:
@@ -127,9 +150,9 @@ async def answer(
             response.content_length = len(first)
         await response.prepare(request)
         if first:
-            await asyncio.wait_for(_write(response, first), SILENCE_S)
+            await _write(response, first)
         while chunk:
-            await asyncio.wait_for(_write(response, chunk), SILENCE_S)
+            await _write(response, chunk)
             chunk = await aside.call(request, next, begun[0], _END)
         await asyncio.wait_for(response.write_eof(), SILENCE_S)
         whole = True
@@ -151,4 +174,4 @@ def _nothing() -> None:
 
 async def _write(response: web.StreamResponse, chunk: bytes) -> None:
     for at in range(0, len(chunk), _CHUNK_BYTES):
-        await response.write(chunk[at : at + _CHUNK_BYTES])
+        await asyncio.wait_for(response.write(chunk[at : at + _CHUNK_BYTES]), SILENCE_S)

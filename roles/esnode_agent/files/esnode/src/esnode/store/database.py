@@ -93,7 +93,7 @@ class Database:
     def close(self) -> None:
         """Give free pages back as far as that is quick, checkpoint and close."""
         try:
-            with suppress(sqlite3.Error, NoRoom):
+            with suppress(sqlite3.Error, NotWritten):  # somebody reads, or there is no room: the file stays larger
                 self._give_back()
             self.checkpoint()
         finally:

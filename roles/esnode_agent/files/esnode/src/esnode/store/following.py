@@ -195,9 +195,12 @@ class Following:
 
     def ahead(self, cursor: Cursor) -> Ahead:
         """How much there is behind a place; a block that was begun is counted by its share of rows."""
-        with self.lock:
-            _unused, hot = self._head.durable()
-            blocks = self._catalog.blocks(self._head.version)
+        try:
+            with self.lock:
+                _unused, hot = self._head.durable()
+                blocks = self._catalog.blocks(self._head.version)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store can't be read: {error}") from error
         seen = {view.number for view, _unused in hot}
         samples, newest_ms = 0, None
         for block in blocks:

@@ -19,6 +19,7 @@ Test = Callable[[str], bool]
 # ask may send one. A full stop matches a line feed, as there.
 _OPTIONS = re2.Options()
 _OPTIONS.dot_nl, _OPTIONS.log_errors = True, False
+_OPTIONS.max_mem = 1 << 20  # of each, and the wrapper keeps a hundred
 
 
 class Selector:

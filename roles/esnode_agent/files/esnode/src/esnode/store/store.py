@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -266,12 +267,23 @@ class Store(Selecting):
         waiting = self._head.figures()[2]
         self._readers.close()
         if ended:
-            with contextlib.suppress(sqlite3.Error):  # what was committed is in the WAL and found there
-                self._database.close()
-            self._lock.release()
+            self._release()
+        else:  # a disk that hangs: the store is free for the next one as soon as the disk has answered
+            threading.Thread(target=self._release_later, name="store-release", daemon=True).start()
         if waiting or not ended:
             why = self._writer.problem or f"it was busy for more than {timeout_s:g} s"
             raise NotWritten(f"{self.path}: closed with {waiting} appends that the disk did not take: {why}")
+
+    def _release(self) -> None:
+        try:
+            with contextlib.suppress(sqlite3.Error, NotWritten):  # what was committed is in the WAL and found there
+                self._database.close()
+        finally:
+            self._lock.release()
+
+    def _release_later(self) -> None:
+        self._writer.stop(threading.TIMEOUT_MAX)
+        self._release()
 
     def __enter__(self) -> Store:
         return self
