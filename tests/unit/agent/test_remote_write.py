@@ -180,6 +180,17 @@ def test_of_a_mixed_batch_only_the_refused_samples_are_lost() -> None:
     assert progress.dropped == {"too_old": 12 * 4 - 21, "out_of_order": 0, "refused": 0, "retention": 0}
 
 
+def test_rows_of_which_nothing_can_be_read_are_passed_over() -> None:
+    judge = Judge(lambda _: Answer("accepted"))
+    rows = grid(3, 2)
+    gone = Table([], rows.times, rows.values[:0], rows.present[:0])
+    progress = deliver(judge, gone, rows)
+    assert (judge.requests, progress.sent) == (1, 6)
+    # Halves of a sparse table may hold nothing.
+    sparse = Table(rows.series, rows.times, rows.values, rows.present & (rows.times == 0))
+    assert deliver(Judge(lambda _: Answer("refused", "HTTP 400")), sparse).dropped["refused"] == 2
+
+
 def test_refused_rows_in_great_number_cost_few_requests() -> None:
     judge = Judge(lambda _: Answer("refused", "HTTP 400"))
     tables = [grid(10, 100) for _ in range(50)]

@@ -115,6 +115,8 @@ class Receiver:
             await session.close()
 
     def _trouble(self, error: Exception) -> str:
+        import aiohttp
+
         if isinstance(error, aiohttp.ClientResponseError):  # its own text has the whole URL
             return f"no HTTP answer: {error.message}"
         cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
