@@ -132,8 +132,6 @@ class Sender:
         refused: set[SeriesId] = set()
         accepted = False
         for part in table.apart(self._suspects):
-            if not part.samples:
-                continue
             of_suspects = part.series[0] in self._suspects
             taken = await self._attempt(part, _SPLITS_AFTER_REFUSAL if of_suspects else splits, refused)
             accepted = accepted or taken
@@ -150,8 +148,6 @@ class Sender:
         waiting = [table]
         while waiting:
             one = waiting.pop()
-            if not one.samples:
-                continue
             answer = await self._until_answered(one)
             if answer.outcome == "accepted":
                 accepted = True

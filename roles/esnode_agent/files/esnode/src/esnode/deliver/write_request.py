@@ -48,23 +48,31 @@ class Table:
         return Table(self.series[start:end], self.times, self.values[start:end], self.present[start:end])
 
     def apart(self, some: Container[SeriesId]) -> list[Table]:
-        """The table without some series, and these alone; without the one that would be empty."""
+        """The table without some series, and these alone; what would hold no sample is left out."""
         chosen = np.array([one in some for one in self.series], np.bool_)
         tables = []
         for used in (~chosen, chosen):
             if used.all():
-                return [self]
+                return _with_samples(self)
             series = [one for one, wanted in zip(self.series, used.tolist(), strict=True) if wanted]
             tables.append(Table(series, self.times, self.values[used], self.present[used]))
-        return tables
+        return _with_samples(*tables)
 
-    def halves(self) -> tuple[Table, Table] | None:
-        """The older and the newer half, of one row the two halves of its series; None for a single sample."""
-        if len(self.times) > 1:
-            return self.rows(0, len(self.times) // 2), self.rows(len(self.times) // 2, len(self.times))
-        if len(self.series) > 1:
-            return self.columns(0, len(self.series) // 2), self.columns(len(self.series) // 2, len(self.series))
+    def halves(self) -> list[Table] | None:
+        """The older and the newer half, of one row the two halves of its series; None for a single sample.
+
+        A half that holds no sample is left out.
+        """
+        rows, columns = len(self.times), len(self.series)
+        if rows > 1:
+            return _with_samples(self.rows(0, rows // 2), self.rows(rows // 2, rows))
+        if columns > 1:
+            return _with_samples(self.columns(0, columns // 2), self.columns(columns // 2, columns))
         return None
+
+
+def _with_samples(*tables: Table) -> list[Table]:
+    return [table for table in tables if table.samples]
 
 
 class Staleness:
