@@ -6,11 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from esnode import store
 from esnode.store import Matcher, SeriesId
-from esnode.store.codec import Column
 from esnode.store.recent import Recent
 from samples import START_MS
 
@@ -18,19 +16,50 @@ LOAD, TEMPERATURE = SeriesId("load"), SeriesId("temperature", (("gpu", "0"),))
 
 
 def test_the_oldest_goes_when_there_is_no_room() -> None:
-    recent = Recent(most_bytes=3 * 1200)
-    columns = [Column(None, np.full(100, float(number))) for number in range(4)]
-    for number in range(3):
-        recent.put(7, number, columns[number])
-    assert recent.get(7, 0) is columns[0]  # so 1 was used longest ago
-    recent.put(7, 3, columns[3])
-    assert [recent.get(7, number) for number in range(4)] == [columns[0], None, columns[2], columns[3]]
-    recent.put(7, 0, columns[1])
-    assert recent.get(7, 0) is columns[0], "the same place is counted once"
-    with pytest.raises(ValueError, match="read-only"):
-        columns[0].values[0] = 1.0
+    recent: Recent[str, bytes] = Recent(30, len)
+    for name in "abc":
+        recent.put(name, name.encode() * 10)
+    assert recent.get("a") == b"a" * 10  # so b was used longest ago
+    recent.put("d", b"d" * 10)
+    assert [recent.get(name) for name in "abcd"] == [b"a" * 10, None, b"c" * 10, b"d" * 10]
+    recent.put("a", b"other")
+    assert recent.get("a") == b"a" * 10, "the same place is counted once"
+    recent.put("e", b"e" * 31)
+    assert [recent.get(name) for name in "acde"] == [None] * 4, "what is larger than all room"
+    recent.put("f", b"f" * 30)
+    assert recent.get("f")
     recent.clear()
-    assert recent.get(7, 0) is None
+    assert recent.get("f") is None
+
+
+def test_what_is_remembered_can_not_be_written_into(tmp_path: Path) -> None:
+    with store.open(tmp_path / "store", store.Options(retention_s=1e10)) as one:
+        for row in range(50):
+            one.append(START_MS + 1000 * row, {LOAD: row / 10})
+        one.seal()
+        (piece,) = one.export()
+        with pytest.raises(ValueError, match="read-only"):
+            piece.values[0] = 1.0
+
+
+def test_a_neighbour_is_read_from_the_chunk_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [SeriesId("temperature", (("gpu", str(gpu)),)) for gpu in range(8)]
+    with store.open(tmp_path / "store", store.Options(retention_s=1e10)) as one:
+        for row in range(50):
+            one.append(START_MS + 1000 * row, {gpu: row * number + 0.5 for number, gpu in enumerate(gpus)})
+        one.seal()
+        read: list[int] = []
+        unwrap = one._catalog._envelope.unwrap
+        monkeypatch.setattr(
+            one._catalog._envelope, "unwrap", lambda kind, *rest: read.append(kind == b"chunk") or unwrap(kind, *rest)
+        )
+        for number in range(8):
+            (found,) = one.select([Matcher("gpu", "=", str(number))])
+            assert found.values.tolist() == [row * number + 0.5 for row in range(50)]
+        assert sum(read) == 1
+        # What one reader unpacks stays with it.
+        (held,) = one._catalog._chunks._held.values()
+        assert held._unpacked == {} == held._decoded
 
 
 def test_a_second_selection_reads_no_chunk_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,18 @@ class Chunk:
         self._unpacked: dict[int, npt.NDArray[np.uint8]] = {}
         self._decoded: dict[int, dict[int, Floats]] = {}  # by section: its columns, once a second one was asked for
 
+    def fresh(self) -> Chunk:
+        """The same with nothing unpacked: for another reader, and to be kept."""
+        other = Chunk.__new__(Chunk)
+        other.__dict__.update(self.__dict__)
+        other._unpacked, other._decoded = {}, {}
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes with nothing unpacked."""
+        return len(self._data) + len(self._fields) + len(self._masks) + 100 * self._columns
+
     def _bytes(self, field: str) -> bytes:
         each, form = _PLACES[field]
         return self._fields[each * self._columns : (each + form.size) * self._columns]

@@ -25,6 +25,8 @@ from esnode.store.model import SeriesId
 from esnode.store.recent import Recent
 
 _GROUPS_HELD = 128
+_COLUMN_BYTES = 6 * 1024 * 1024  # of columns that are held decoded
+_CHUNK_BYTES = 8 * 1024 * 1024  # of chunks: a day of a thousand series
 Piece = tuple[SeriesId, Ints, Floats]
 
 
@@ -80,7 +82,8 @@ class Catalog:
         self._version: object = None
         self._names: dict[int, tuple[str, ...]] = {}
         self._groups: OrderedDict[int, list[SeriesId]] = OrderedDict()
-        self._recent = Recent()
+        self._columns: Recent[tuple[int, int], Column] = Recent(_COLUMN_BYTES, _column_bytes)
+        self._chunks: Recent[int, Chunk] = Recent(_CHUNK_BYTES, lambda chunk: chunk.nbytes)
 
     def blocks(self, version: object = None) -> list[Block]:
         """Readable blocks in the order in which they were sealed. The same `version` again: nothing has changed."""
@@ -102,7 +105,8 @@ class Catalog:
             self._blocks, self._version = {}, None
             self._names.clear()
             self._groups.clear()
-        self._recent.clear()
+        self._columns.clear()
+        self._chunks.clear()
 
     def _refresh(self) -> None:
         with self._readers.connection() as connection:
@@ -201,10 +205,9 @@ class Catalog:
             chunk = None
             place = block.number << SHIFT | number
             for column, series in seen.columns[number]:
-                samples = self._recent.get(place, column)
+                samples = self._columns.get((place, column))
                 if samples is None:
-                    chunk = chunk or self._chunk(connection, block, number)
-                    if chunk is None:
+                    if chunk is None and (chunk := self._recent_chunk(connection, block, number)) is None:
                         break
                     if column >= len(chunk):
                         continue
@@ -213,7 +216,8 @@ class Catalog:
                     except Damaged as error:
                         self._damage.note("chunk", place, error)
                         break
-                    self._recent.put(place, column, samples)
+                    samples.values.flags.writeable = False
+                    self._columns.put((place, column), samples)
                 if not len(samples.values):
                     continue
                 if samples.present is None:
@@ -237,6 +241,16 @@ class Catalog:
     def damaged(self, kind: str, number: int, why: object) -> None:
         """Count a part that can't be read."""
         self._damage.note(kind, number, why)
+
+    def _recent_chunk(self, connection: sqlite3.Connection, block: Block, group: int) -> Chunk | None:
+        number = block.number << SHIFT | group
+        held = self._chunks.get(number)
+        if held is not None:
+            return held.fresh()
+        chunk = self._chunk(connection, block, group)
+        if chunk is not None:
+            self._chunks.put(number, chunk.fresh())
+        return chunk
 
     def _chunk(self, connection: sqlite3.Connection, block: Block, group: int) -> Chunk | None:
         number = block.number << SHIFT | group
@@ -267,6 +281,10 @@ class Catalog:
             for block in blocks:
                 groups.update(self.matching(connection, block, selector, seen))
         return {series for group in groups for _unused, series in seen.columns[group]}
+
+
+def _column_bytes(column: Column) -> int:
+    return 300 + column.values.nbytes + (0 if column.present is None else column.present.nbytes)
 
 
 def _partial(series: SeriesId, times: Ints, inside: slice, present: Bools, values: Floats) -> Piece:
