@@ -163,12 +163,34 @@ def test_metrics_answer_while_exports_stand_still_and_a_further_one_is_sent_away
         for one in deaf:
             one.close()
         await until(lambda: source.running == 0)
-        await until(lambda: not any("history-request" in one.name for one in threading.enumerate()))
         again = client.deaf(EXPORT)
         await until(lambda: source.running == 1)
         again.close()
 
     serving(source, test)
+
+
+def request_threads() -> int:
+    return sum("history-request" in one.name for one in threading.enumerate())
+
+
+def test_threads_wait_for_the_next_request_and_end_with_the_server(filled: store.store.Store) -> None:
+    async def test(client: Client) -> None:
+        await until(lambda: request_threads() == 0)  # of other tests
+        for _ in range(10):
+            assert (await client.get("/api/v1/query?query=a"))[0] == 200
+            assert (await client.get("/api/v1/query?query=a(b"))[0] == 422
+        # One that was refused gives its thread back a moment after its answer.
+        assert request_threads() <= 2
+        answers = await asyncio.gather(*(client.get(EXPORT if n % 2 else "/api/v1/labels") for n in range(12)))
+        assert {status for status, *_ in answers} == {200}
+        assert request_threads() <= history_routes.MOST_EXPORTS + history_routes.MOST_QUERIES
+
+    serving(filled, test)
+    deadline = time.monotonic() + 30
+    while request_threads():
+        assert time.monotonic() < deadline, "a thread is left"
+        time.sleep(0.02)
 
 
 def test_a_silent_client_is_given_up_on_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

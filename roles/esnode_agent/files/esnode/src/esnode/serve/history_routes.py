@@ -19,7 +19,7 @@ from multidict import MultiDict, MultiMapping
 
 from esnode.serve import negotiate
 from esnode.serve.server import REQUEST_TIMEOUT_S
-from esnode.serve.streaming import SILENCE_S, Aside, answer, packed
+from esnode.serve.streaming import SILENCE_S, Aside, Threads, answer, packed
 from esnode.store import BadMatcher, StoreError, TooMany
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _QUERY_S = 120.0
 """A query has so long for its answer to be made and taken."""
 
 Parameters = MultiMapping[str]
-Query = Callable[["Selecting", Parameters, Aside], bytes]
+Query = Callable[["Selecting", Parameters, Aside], "bytes | list[bytes]"]
 _KINDS = {400: "bad_data", 422: "execution", 501: "not_implemented", 503: "unavailable"}
 
 
@@ -72,7 +72,8 @@ class _Places:
             raise Refused(503, f"{self._waiting} requests for the node's history wait already: ask again later")
         self._waiting += 1
         try:
-            await asyncio.wait_for(self._free.acquire(), _PATIENCE_S)
+            # Mostly one is free, and a timer costs more than to take it.
+            await (asyncio.wait_for(self._free.acquire(), _PATIENCE_S) if self._free.locked() else self._free.acquire())
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise Refused(503, "others are reading the node's history: ask again later") from error
         finally:
@@ -89,9 +90,11 @@ class HistoryRoutes:
     def __init__(self, store: Callable[[], Selecting | None], trouble: Callable[[], str | None]) -> None:
         self._store, self._trouble = store, trouble
         self._exports, self._queries = _Places(MOST_EXPORTS), _Places(MOST_QUERIES)
+        self._threads = Threads(MOST_EXPORTS + MOST_QUERIES)
 
     def add_to(self, app: web.Application) -> None:
         """Add the paths."""
+        app.on_cleanup.append(self._threads.close)
         app.router.add_get("/tsdb/export", self.export, allow_head=False)
         app.router.add_post("/api/v1/read", self.read)
         app.router.add_get("/api/v1/label/{name}/values", self.label_values, allow_head=False)
@@ -118,7 +121,7 @@ class HistoryRoutes:
             headers = {**asked.headers(), "Vary": "Accept-Encoding"}
             if coding != "identity":
                 headers["Content-Encoding"] = coding
-            aside = Aside()
+            aside = self._threads.aside()
             async with self._exports.one(aside):
                 body = asked.body
                 return await _answer(request, aside, lambda: packed(body(store, aside.while_wanted), coding), headers)
@@ -133,7 +136,7 @@ class HistoryRoutes:
 
             body = await _body(request)
 
-            aside = Aside()
+            aside = self._threads.aside()
 
             def begin() -> Iterator[bytes]:
                 return iter(remote_read.response(store, remote_read.read_request(body), aside.while_wanted))
@@ -186,11 +189,12 @@ class HistoryRoutes:
             headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding"}
             if coding == "gzip":
                 headers["Content-Encoding"] = "gzip"
-            aside = Aside()
+            aside = self._threads.aside()
 
             def begin() -> Iterator[bytes]:
                 data = work(store, given, aside)
-                return packed([b'{"status":"success","data":', data, b"}"], coding)
+                parts = data if isinstance(data, list) else [data]
+                return packed([b'{"status":"success","data":', *parts, b"}"], coding)
 
             async with self._queries.one(aside):
                 return await _answer(request, aside, begin, headers, _QUERY_S)

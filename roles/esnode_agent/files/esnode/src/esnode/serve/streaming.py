@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,9 @@ from esnode.serve.negotiate import Coding
 
 SILENCE_S = 30.0
 """A client that takes nothing for so long is given up on; a slow one may take as long as it likes."""
-_CHUNK_BYTES = 64 * 1024
+_CHUNK_BYTES = 256 * 1024
+_TOGETHER_BYTES = 1024 * 1024
+_TOGETHER_S = 0.1
 _LOOK_S = 1.0  # between two looks whether the client is still there
 _END = b""
 
@@ -38,17 +41,41 @@ class Unwanted(Exception):
     """Nobody waits for the answer any more."""
 
 
+class Threads:
+    """Threads for requests; one that is done with its request waits for the next. Used on the event loop."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self._idle: list[ThreadPoolExecutor] = []
+
+    def aside(self) -> Aside:
+        """A thread for a request."""
+        return Aside(self._idle.pop() if self._idle else ThreadPoolExecutor(1, "history-request"), self._given_back)
+
+    def _given_back(self, thread: ThreadPoolExecutor) -> None:
+        if len(self._idle) < self._kept:
+            self._idle.append(thread)
+        else:
+            thread.shutdown(wait=False)
+
+    async def close(self, _app: web.Application) -> None:
+        """End those that wait."""
+        self._kept = 0
+        while self._idle:
+            self._idle.pop().shutdown(wait=False)
+
+
 class Aside:
     """A thread for one request: calls run on it one after the other, off the event loop."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "history-request")
+    def __init__(self, thread: ThreadPoolExecutor, give_back: Callable[[ThreadPoolExecutor], object]) -> None:
+        self._thread, self._give_back = thread, give_back
         self._left = self._ended = False
         self._at_end: list[Callable[[], object]] = []
 
     async def call(self, request: web.Request, function: Callable[..., T], *arguments: object) -> T:
         """Run a function there and wait for what it returns; ConnectionResetError when the client does not wait."""
-        running = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        running = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
         # Whatever comes of it after nobody waits any more is nobody's business.
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
         while not (await asyncio.wait((running,), timeout=_LOOK_S))[0]:
@@ -67,9 +94,12 @@ class Aside:
             # Now, and not when the error is forgotten: it holds a connection to the database.
             getattr(parts, "close", _nothing)()
 
-    def leave(self, last: Callable[[], object]) -> None:
-        """End the thread after what it is doing; `last` is run on it then. Waits for nothing."""
+    def leave(self, last: Callable[[], object] | None) -> None:
+        """Give the thread back: at once if it does nothing (None), else after `last` has run on it. Never waits."""
         self._left = True
+        if last is None:
+            self._end()
+            return
         loop = asyncio.get_running_loop()
 
         def ending() -> None:
@@ -79,11 +109,11 @@ class Aside:
                 with contextlib.suppress(RuntimeError):  # the agent has stopped meanwhile
                     loop.call_soon_threadsafe(self._end)
 
-        self._pool.submit(ending)
-        self._pool.shutdown(wait=False)
+        self._thread.submit(ending)
 
     def _end(self) -> None:
         self._ended = True
+        self._give_back(self._thread)
         for call in self._at_end:
             call()
 
@@ -132,28 +162,27 @@ async def answer(
     """
     response = web.StreamResponse(headers=headers)
     begun: list[Iterator[bytes]] = []
-    whole = False
+    whole = last = False
 
-    def opening() -> tuple[bytes, bytes]:
-        # Two chunks by one call: most answers have no second one, and each call waits for a thread to wake up.
+    def opening() -> tuple[list[bytes], bool]:
         begun.append(begin())
-        first = next(begun[0], _END)
-        return first, next(begun[0], _END) if first else _END
+        return _some(begun[0])
 
     def end() -> None:
         for chunks in begun:
             getattr(chunks, "close", _nothing)()
 
     try:
-        first, chunk = await aside.call(request, opening)
-        if not chunk:
-            response.content_length = len(first)
+        chunks, last = await aside.call(request, opening)
+        if last:
+            response.content_length = sum(map(len, chunks))
         await response.prepare(request)
-        if first:
-            await _write(response, first)
-        while chunk:
+        for chunk in chunks:
             await _write(response, chunk)
-            chunk = await aside.call(request, next, begun[0], _END)
+        while not last:
+            chunks, last = await aside.call(request, _some, begun[0])
+            for chunk in chunks:
+                await _write(response, chunk)
         await asyncio.wait_for(response.write_eof(), SILENCE_S)
         whole = True
     except Exception as error:
@@ -164,8 +193,20 @@ async def answer(
     finally:
         if response.prepared and not whole and request.transport is not None:
             request.transport.abort()
-        aside.leave(end)
+        aside.leave(None if last else end)
     return response
+
+
+def _some(chunks: Iterator[bytes]) -> tuple[list[bytes], bool]:
+    """The next chunks and whether they are the last: each call waits for a thread to wake up."""
+    taken: list[bytes] = []
+    size, until = 0, time.monotonic() + _TOGETHER_S
+    for chunk in chunks:
+        taken.append(chunk)
+        size += len(chunk)
+        if size >= _TOGETHER_BYTES or time.monotonic() > until:
+            return taken, False
+    return taken, True
 
 
 def _nothing() -> None:
