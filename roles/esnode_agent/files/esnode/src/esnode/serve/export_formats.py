@@ -13,6 +13,7 @@ from esnode import catalogue
 from esnode.catalogue import escape_help, escape_label
 from esnode.expose import format_value
 from esnode.serve.batches import batches
+from esnode.serve.numbers import whole_texts, with_texts
 from esnode.serve.thinning import is_stale, thinned
 from esnode.store import SeriesData, SeriesId
 from esnode.store.codec import Floats, Ints
@@ -20,6 +21,8 @@ from esnode.store.matching import NAME
 from esnode.store.selecting import Selecting
 
 _SLICE = 10_000  # samples on a line, or at a time
+_LINE = b'{"metric":%s,"values":[%s],"timestamps":[%s]}\n'
+_INFINITE: dict[float, float | str] = {float("inf"): "Infinity", float("-inf"): "-Infinity"}
 
 
 def json_lines(pieces: Iterable[SeriesData]) -> Iterator[bytes]:
@@ -28,35 +31,32 @@ def json_lines(pieces: Iterable[SeriesData]) -> Iterator[bytes]:
     Values that JSON has no number for are on lines of their own, NaN as null and the infinities as strings: versions of
     VictoriaMetrics that do not take them skip a whole line.
     """
-    for piece in pieces:
+    times: tuple[Ints | None, bytes] = None, b""
+    for piece, text in with_texts(_cut(pieces)):
         metric = msgspec.json.encode({NAME: piece.series.name, **piece.series.labels})
-        finite = np.isfinite(piece.values)
-        if finite.all():
-            parts = [(piece.times, piece.values)]
-        else:
-            parts = [(piece.times[mask], piece.values[mask]) for mask in (finite, ~finite) if mask.any()]
-        for times, values in parts:
-            for at in range(0, len(times), _SLICE):
-                yield _line(metric, times[at : at + _SLICE], values[at : at + _SLICE])
+        if b"null" in text:
+            yield from _lines_apart(metric, piece)
+            continue
+        if piece.times is not times[0]:  # series in a row mostly have the same times
+            times = piece.times, whole_texts(piece.times)
+        yield _LINE % (metric, text, times[1])
 
 
-def _line(metric: bytes, times: Ints, values: Floats) -> bytes:
-    numbers: list[float | str | None] = values.tolist()
-    infinite = np.isinf(values)
-    if infinite.any():
-        for place in np.flatnonzero(infinite).tolist():
-            numbers[place] = "Infinity" if values[place] > 0 else "-Infinity"
-    return b"".join(
-        (
-            b'{"metric":',
-            metric,
-            b',"values":',
-            msgspec.json.encode(numbers),
-            b',"timestamps":',
-            msgspec.json.encode(times.tolist()),
-            b"}\n",
-        )
-    )
+def _cut(pieces: Iterable[SeriesData]) -> Iterator[SeriesData]:
+    for piece in pieces:
+        if len(piece.times) <= _SLICE:
+            yield piece
+            continue
+        for at in range(0, len(piece.times), _SLICE):
+            yield SeriesData(piece.series, piece.times[at : at + _SLICE], piece.values[at : at + _SLICE])
+
+
+def _lines_apart(metric: bytes, piece: SeriesData) -> Iterator[bytes]:
+    finite = np.isfinite(piece.values)
+    for mask in (finite, ~finite):
+        if mask.any():
+            values = [_INFINITE.get(value, value) for value in piece.values[mask].tolist()]
+            yield _LINE % (metric, msgspec.json.encode(values)[1:-1], whole_texts(piece.times[mask]))
 
 
 def open_metrics(

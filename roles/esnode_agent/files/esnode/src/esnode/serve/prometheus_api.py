@@ -7,13 +7,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import isnan
+from functools import lru_cache
 
 import msgspec
 import numpy as np
 from multidict import MultiMapping
 
 from esnode.serve import selectors, times
+from esnode.serve.numbers import texts, with_texts
 from esnode.serve.thinning import TooManyPoints, at_each_moment
 from esnode.store import FOREVER_MS, Matcher, SeriesData, SeriesId
 from esnode.store.codec import Floats, Ints
@@ -25,7 +26,6 @@ MOST_POINTS = 11_000
 """Of one series, as in Prometheus."""
 MOST_POINTS_IN_ALL = 1_000_000
 
-_EXACT = 2.0**53
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Matchers = tuple[Matcher, ...]
 Parameters = MultiMapping[str]
@@ -101,13 +101,17 @@ def query(store: Selecting, parameters: Parameters, watched: Watched) -> bytes:
     """/api/v1/query for a plain selector: what each series is at one moment."""
     matchers = _selector(parameters)
     at = _moment(parameters, "time", round(time.time() * 1000))
-    points = _at(store, matchers, np.array([at], np.int64), watched)
-    result = b",".join(b'{"metric":%s,"value":%s}' % (_metric_json(data.series), _points_json(data)) for data in points)
+    found = _at(store, matchers, np.array([at], np.int64), watched)
+    (when,) = texts([np.array([at / 1000])])
+    result = b",".join(
+        b'{"metric":%s,"value":[%s,"%s"]}' % (_metric_json(one.series), when, *_spelled(one.values, text))
+        for one, text in with_texts(found)
+    )
     return b'{"resultType":"vector","result":[%s]}' % result
 
 
-def query_range(store: Selecting, parameters: Parameters, watched: Watched) -> bytes:
-    """/api/v1/query_range for a plain selector: what each series is at each step."""
+def query_range(store: Selecting, parameters: Parameters, watched: Watched) -> list[bytes]:
+    """/api/v1/query_range for a plain selector: what each series is at each step. In parts."""
     matchers = _selector(parameters)
     start, end = _moment(parameters, "start"), _moment(parameters, "end")
     if end < start:
@@ -122,11 +126,41 @@ def query_range(store: Selecting, parameters: Parameters, watched: Watched) -> b
             "bad_data",
             f"more than {MOST_POINTS} points a series: take a longer step or a shorter range, or /tsdb/export",
         )
-    points = _at(store, matchers, np.arange(start, end + 1, step, dtype=np.int64), watched)
-    result = b",".join(
-        b'{"metric":%s,"values":[%s]}' % (_metric_json(data.series), _points_json(data)) for data in points
-    )
-    return b'{"resultType":"matrix","result":[%s]}' % result
+    moments = np.arange(start, end + 1, step, dtype=np.int64)
+    result: list[bytes] = []
+    openings: tuple[Ints | None, list[bytes]] = None, []
+    for one, text in with_texts(_at(store, matchers, moments, watched)):
+        if one.times is not openings[0]:  # series in a row mostly have points at the same moments
+            whole = one.times is moments
+            openings = one.times, _openings_of_all(start, end, step) if whole else _openings(one.times)
+        points = [b""] * (2 * len(one.times))
+        points[::2], points[1::2] = openings[1], _spelled(one.values, text)
+        result += (b',{"metric":' if result else b'{"metric":', _metric_json(one.series), b',"values":[')
+        result += (b"".join(points), b'"]]}')
+    return [b'{"resultType":"matrix","result":[', *result, b"]}"]
+
+
+@lru_cache(maxsize=2)  # the panels of a dashboard ask for the same moments
+def _openings_of_all(start: int, end: int, step: int) -> list[bytes]:
+    return _openings(np.arange(start, end + 1, step, dtype=np.int64))
+
+
+def _openings(moments: Ints) -> list[bytes]:
+    """What stands before the value of each point: its time, and the end of the point before."""
+    (text,) = texts([moments / 1000])
+    found = [b'"],[%s,"' % time for time in text.split(b",")]
+    found[0] = found[0].removeprefix(b'"],')
+    return found
+
+
+def _spelled(values: Floats, text: bytes) -> list[bytes]:
+    """The text of each value, also of those for which JSON has none."""
+    found = text.split(b",")
+    if b"null" in text:
+        for place in np.flatnonzero(~np.isfinite(values)).tolist():
+            value = values[place]
+            found[place] = b"NaN" if value != value else b"+Inf" if value > 0 else b"-Inf"
+    return found
 
 
 def _found(store: Selecting, wanted: Sequence[Matchers], parameters: Parameters) -> list[SeriesId]:
@@ -139,7 +173,7 @@ def _found(store: Selecting, wanted: Sequence[Matchers], parameters: Parameters)
 def _at(store: Selecting, matchers: Matchers, moments: Ints, watched: Watched) -> list[SeriesData]:
     pieces = store.export(matchers, int(moments[0]) - LOOKBACK_MS + 1, int(moments[-1]))
     try:
-        return list(at_each_moment(watched(pieces), moments, LOOKBACK_MS, MOST_POINTS_IN_ALL).values())
+        return at_each_moment(watched(pieces), moments, LOOKBACK_MS, MOST_POINTS_IN_ALL)
     except TooManyPoints as error:
         raise ApiError(
             422,
@@ -197,29 +231,3 @@ def _metric(one: SeriesId) -> dict[str, str]:
 
 def _metric_json(one: SeriesId) -> bytes:
     return msgspec.json.encode(_metric(one))
-
-
-def _points_json(data: SeriesData) -> bytes:
-    """Points with a comma between two; there is one at least."""
-    if np.isfinite(data.values).all():
-        values = _texts(data.values)
-    else:
-        values = [_value_text(value).encode() for value in data.values.tolist()]
-    return b'[%s"]' % b'"],['.join(map(b',"'.join, zip(_texts(data.times / 1000), values, strict=True)))
-
-
-def _texts(numbers: Floats) -> list[bytes]:
-    """The shortest text of each that means it, whole numbers without a point; NaN and infinities can't be in it."""
-    whole = (numbers == np.trunc(numbers)) & (np.abs(numbers) < _EXACT) & ~((numbers == 0) & np.signbit(numbers))
-    if whole.all():
-        return msgspec.json.encode(numbers.astype(np.int64).tolist())[1:-1].split(b",")
-    texts = msgspec.json.encode(numbers.tolist())[1:-1].split(b",")
-    return [text[:-2] if text.endswith(b".0") else text for text in texts]
-
-
-def _value_text(value: float) -> str:
-    if isnan(value):
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "+Inf" if value > 0 else "-Inf"
-    return repr(value).removesuffix(".0")

@@ -14,6 +14,8 @@ from esnode.store.codec import Bools, Floats, Ints
 
 STALE_BITS = 0x7FF0000000000002
 """The NaN by which Prometheus marks the end of a series."""
+_HELD = 100_000  # samples
+_STEPS_HELD = 64
 _LONG_AGO = np.iinfo(np.int64).min
 
 
@@ -50,50 +52,139 @@ def thinned(data: SeriesData, step_ms: int) -> SeriesData:
     return SeriesData(data.series, data.times[last], data.values[last])
 
 
-@dataclass(slots=True)
-class _Row:
-    times: Ints
-    values: Floats
-
-
 class TooManyPoints(Exception):
     """The answer would have more points than the caller allows."""
 
 
-def at_each_moment(
-    pieces: Iterable[SeriesData], moments: Ints, lookback_ms: int, most_points: int
-) -> dict[SeriesId, SeriesData]:
-    """For each series what it was at each moment: its last sample of (moment - lookback, moment].
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a piece adds: values `of` its samples `at` these moments, which makes the known times `after`.
+
+    It holds the arrays that it was made for, so that nothing else can have their identity meanwhile.
+    """
+
+    known: Ints
+    times: Ints
+    at: slice | Ints
+    of: slice | Ints
+    after: Ints
+
+    @property
+    def whole(self) -> bool:
+        """Whether it adds a value at every moment."""
+        return self.at == slice(0, len(self.known)) if isinstance(self.at, slice) else False
+
+
+@dataclass(slots=True)
+class _Row:
+    """A series: when what is known at each moment was measured, and the value. `known` is shared, and not changed."""
+
+    known: Ints
+    values: Floats
+
+
+def at_each_moment(pieces: Iterable[SeriesData], moments: Ints, lookback_ms: int, most_points: int) -> list[SeriesData]:
+    """For each series, in order, what it was at each moment: its last sample of (moment - lookback, moment].
 
     None where there is no such sample or it is a staleness marker; series with no point at all are left out.
-    Memory is that of the answer, however many samples there are. TooManyPoints: more than `most_points`.
+    Memory is that of the answer, however many samples there are. Series that were measured at the same times, given
+    as the same arrays, are looked up once, and their answers have the same array of times.
+    TooManyPoints: more than `most_points`.
     """
     rows: dict[SeriesId, _Row] = {}
-    for piece in pieces:
-        times, values = piece.times, piece.values
-        if len(times) > 1 and (times[1:] < times[:-1]).any():  # the clock was set back
-            order = np.argsort(times, kind="stable")
-            times, values = times[order], values[order]
-        inside = slice(
-            int(np.searchsorted(moments, times[0], "left")),
-            int(np.searchsorted(moments, times[-1] + lookback_ms, "left")),
-        )
-        asked = moments[inside]
-        if not len(asked):
-            continue
+    steps: dict[tuple[int, int], _Step] = {}
+    nothing = np.full(len(moments), _LONG_AGO)
+    for piece in _together(pieces):
         row = rows.get(piece.series)
+        known = nothing if row is None else row.known
+        key = id(known), id(piece.times)
+        if (step := steps.get(key)) is None:
+            if len(steps) >= _STEPS_HELD:
+                steps.clear()
+            step = steps[key] = _step(known, piece.times, moments, lookback_ms)
+        if step.after is known:
+            continue
         if row is None:
             if (len(rows) + 1) * len(moments) > most_points:
                 raise TooManyPoints
-            row = rows[piece.series] = _Row(np.full(len(moments), _LONG_AGO), np.full(len(moments), np.nan))
-        last = np.searchsorted(times, asked, "right") - 1
-        newer = (times[last] > asked - lookback_ms) & (times[last] >= row.times[inside])
-        row.times[inside][newer] = times[last][newer]
-        row.values[inside][newer] = values[last][newer]
-    found = {}
-    for series in sorted(rows):
+            if step.whole:
+                values = piece.values[step.of]
+                # A part that keeps all of a long piece in memory is copied.
+                rows[piece.series] = _Row(step.after, values if len(piece.values) < 2 * len(values) else values.copy())
+                continue
+            row = rows[piece.series] = _Row(nothing, np.full(len(moments), np.nan))
+        elif row.values.base is not None or not row.values.flags.writeable:  # it is the store's
+            row.values = row.values.copy()
+        row.values[step.at] = piece.values[step.of]
+        row.known = step.after
+    return list(_without_ends(rows, moments))
+
+
+def _without_ends(rows: dict[SeriesId, _Row], moments: Ints) -> Iterator[SeriesData]:
+    """What is known of each series where it is known, without staleness markers."""
+    stale = bool(rows) and bool(is_stale(np.concatenate([row.values for row in rows.values()])).any())
+    shared: dict[int, tuple[Bools, Ints]] = {}
+    for series in sorted(rows, key=lambda one: (one.name, one.pairs)):
         row = rows[series]
-        here = (row.times != _LONG_AGO) & ~is_stale(row.values)
-        if here.any():
-            found[series] = SeriesData(series, moments[here], row.values[here])
-    return found
+        if id(row.known) not in shared:
+            here = row.known != _LONG_AGO
+            shared[id(row.known)] = here, moments if here.all() else moments[here]
+        here, times = shared[id(row.known)]
+        values = row.values if times is moments else row.values[here]
+        if stale and (ended := is_stale(values)).any():
+            times, values = times[~ended], values[~ended]
+        if len(times):
+            yield SeriesData(series, times, values)
+
+
+def _together(pieces: Iterable[SeriesData]) -> Iterator[SeriesData]:
+    """Pieces of the same series joined, as far as bounded memory allows: fewer and longer ones take less time."""
+    held: dict[SeriesId, list[SeriesData]] = {}
+    samples = 0
+    for piece in pieces:
+        held.setdefault(piece.series, []).append(piece)
+        samples += len(piece.times)
+        if samples >= _HELD:
+            yield from _joined(held)
+            held, samples = {}, 0
+    yield from _joined(held)
+
+
+def _joined(held: dict[SeriesId, list[SeriesData]]) -> Iterator[SeriesData]:
+    known: dict[tuple[int, ...], Ints] = {}  # what came of these very arrays of times
+    for series, pieces in held.items():
+        if len(pieces) == 1:
+            yield pieces[0]
+            continue
+        key = tuple([id(piece.times) for piece in pieces])
+        if key not in known:
+            known[key] = np.concatenate([piece.times for piece in pieces])
+        yield SeriesData(series, known[key], np.concatenate([piece.values for piece in pieces]))
+
+
+def _step(known: Ints, times: Ints, moments: Ints, lookback_ms: int) -> _Step:
+    """What samples at these times add to what is known; `after` is `known` when that is nothing."""
+    order, ascending = None, times
+    if len(times) > 1 and (times[1:] < times[:-1]).any():  # the clock was set back
+        order = np.argsort(times, kind="stable")
+        ascending = times[order]
+    first = int(np.searchsorted(moments, ascending[0], "left"))
+    asked = moments[first : int(np.searchsorted(moments, ascending[-1] + lookback_ms, "left"))]
+    last = np.searchsorted(ascending, asked, "right") - 1
+    newest = ascending[last]
+    newer = (newest > asked - lookback_ms) & (newest >= known[first : first + len(asked)])
+    if not newer.any():
+        return _Step(known, times, slice(0), slice(0), known)
+    at = np.flatnonzero(newer) + first
+    of = last[newer] if order is None else order[last[newer]]
+    after = known.copy()
+    after[at] = newest[newer]
+    return _Step(known, times, _as_slice(at), _as_slice(of), after)
+
+
+def _as_slice(places: Ints) -> slice | Ints:
+    """One after the other, as a slice, which copies several times as fast."""
+    first, last = int(places[0]), int(places[-1])
+    if last - first == len(places) - 1 and (np.diff(places) == 1).all():
+        return slice(first, last + 1)
+    return places
