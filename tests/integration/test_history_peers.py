@@ -15,10 +15,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import cramjam
+import numpy as np
 import pytest
 from agent_process import free_port
 from esnode import wire
@@ -59,15 +61,26 @@ def server(folder: Path, ready: str, *command: str) -> Iterator[None]:
         process.wait(20)
 
 
+NEWEST = Path(__file__).parents[2] / "build/peers/usr/bin"
+
+
+def newest(name: str) -> str:
+    """Debian's newest build of a program, beside the one that is installed."""
+    program = NEWEST / name
+    if not program.exists() or subprocess.run([program, "--help"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{program} is not there or does not run: tools/newest_peers fetches it")
+    return str(program)
+
+
 @contextmanager
-def prometheus(folder: Path, config: str) -> Iterator[str]:
+def prometheus(folder: Path, config: str, program: str = "prometheus") -> Iterator[str]:
     port = free_port()
     (folder / "prometheus.yml").write_text(config)
     url = f"http://127.0.0.1:{port}"
     with server(
         folder,
         f"{url}/-/ready",
-        "prometheus",
+        program,
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -87,14 +100,17 @@ def in_range(url: str, history: History, query: str) -> dict[tuple[tuple[str, st
     }
 
 
-def test_a_real_prometheus_runs_promql_over_the_history(history: History, tmp_path: Path) -> None:
-    with prometheus(tmp_path, f"remote_read:\n  - url: {history.url}/api/v1/read\n    read_recent: true\n") as url:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_real_prometheus_runs_promql_over_the_history(history: History, tmp_path: Path, streamed: bool) -> None:
+    config = f"remote_read:\n  - url: {history.url}/api/v1/read\n    read_recent: true\n"
+    with prometheus(tmp_path, config, newest("prometheus") if streamed else "prometheus") as url:
         power = in_range(url, history, "max_over_time(esnode_gpu_power_watts[5m])")
         assert len(power) == 4
         series = SeriesId.of("esnode_gpu_power_watts", {"gpu": "1", "uuid": "GPU-0001"})
         times, values = history.expected[series]
         for moment, value in power[tuple(sorted(series.pairs))].items():
-            within = [v for t, v in zip(times, values, strict=True) if moment - 300_000 <= t <= moment]
+            # From version 3 on the left end is left out.
+            within = [v for t, v in zip(times, values, strict=True) if moment - 300_000 <= t - streamed and t <= moment]
             assert value == max(within)
         # Each CPU counts (n + 1) quarters every 15 s.
         rates = in_range(url, history, "sum by (mode) (rate(esnode_cpu_seconds_total[2m]))")
@@ -109,6 +125,17 @@ def test_a_real_prometheus_runs_promql_over_the_history(history: History, tmp_pa
         # Every expression that a matcher can be.
         names = in_range(url, history, '{__name__=~"esnode_gpu.*|texts", gpu!="0", gpu!~"1|2"}')
         assert sorted(dict(one)["__name__"] for one in names) == ["esnode_gpu_power_watts", "texts"]
+        # All of it, to the last bit that JSON shows.
+        for one, (times, values) in history.expected.items():
+            query = _selector(one) + f"[{(times[-1] - times[0]) // 1000 + 60}s]"
+            (found,) = ask(f"{url}/api/v1/query", query=query, time=times[-1] / 1000 + 1)["data"]["result"]
+            wanted = [(t, v) for t, v in zip(times, values, strict=True) if not _is_stale(v)]
+            got = [(round(t * 1000), float(v)) for t, v in found["values"]]
+            assert np.array_equal(np.array(got), np.array(wanted), equal_nan=True)
+        if streamed:
+            with urllib.request.urlopen(f"{url}/metrics", timeout=20) as page:
+                lines = [line for line in page.read().decode().splitlines() if "response_type=" in line]
+            assert lines and all('response_type="chunked"' in line for line in lines)
 
 
 def test_promtool_makes_blocks_that_prometheus_serves_to_the_last_bit(history: History, tmp_path: Path) -> None:
@@ -172,6 +199,36 @@ def test_victoria_metrics_imports_the_export_and_exports_it_again(history: Histo
             assert [v for _, v in sorted(found[series])] == pytest.approx([v for _, v in samples], rel=1e-13)
 
 
+def test_vmctl_streams_the_history_into_victoria_metrics(history: History, tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = (f"-storageDataPath={tmp_path}/data", f"-httpListenAddr=127.0.0.1:{port}", "-search.latencyOffset=0s")
+    with server(tmp_path, f"{url}/health", newest("victoria-metrics"), *arguments, "-retentionPeriod=10y"):
+        start, end = (
+            f"{datetime.fromtimestamp(ms / 1000, timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"
+            for ms in (history.start_ms, history.end_ms + 1000)
+        )
+        command = [newest("vmctl"), "remote-read", "-s", "--disable-progress-bar", "--remote-read-use-stream"]
+        command += [f"--vm-addr={url}", f"--remote-read-src-addr={history.url}", "--remote-read-step-interval=hour"]
+        command += [f"--remote-read-filter-time-start={start}", f"--remote-read-filter-time-end={end}"]
+        command += ["--remote-read-filter-label=__name__", "--remote-read-filter-label-value=esnode_.*|texts"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        urllib.request.urlopen(f"{url}/internal/force_flush", timeout=20).close()
+        for series, (times, values) in history.expected.items():
+            if series.name == "odd_values":
+                continue
+            selector = urllib.parse.urlencode({"match[]": _selector(series)})
+            with urllib.request.urlopen(f"{url}/api/v1/export?{selector}", timeout=20) as answer:
+                (line,) = answer
+            one = json.loads(line)
+            wanted = [(t, v) for t, v in zip(times, values, strict=True) if math.isfinite(v)]
+            found = [(t, v) for t, v in zip(one["timestamps"], one["values"], strict=True) if v is not None]
+            assert [t for t, _ in found] == [t for t, _ in wanted]
+            # VictoriaMetrics keeps some 15 digits.
+            assert [v for _, v in found] == pytest.approx([v for _, v in wanted], rel=1e-13)
+
+
 # Remote read as Prometheus itself would not ask.
 
 
@@ -213,14 +270,14 @@ def test_both_ends_of_a_span_are_included_and_labels_are_sorted(history: History
 
 
 def test_what_is_no_request_is_refused(history: History) -> None:
-    streamed_only = query(0, 1, (0, "a", "b")) + wire.integer(2, 1)
+    unknown_only = query(0, 1, (0, "a", "b")) + wire.integer(2, 2)
     for body, words in (
         (b"", b"snappy"),
         (b"not snappy", b"snappy"),
         (packed(b"\x0a\xff"), b"no ReadRequest"),
         (packed(query(0, 1, (9, "a", "b"))), b"unknown type 9"),
         (packed(query(0, 1, (2, "a", "(b"))), b"expression of label a is not valid"),
-        (packed(streamed_only), b"SAMPLES"),
+        (packed(unknown_only), b"SAMPLES"),
         (b"\xff\xff\xff\xff\x0f" + b"a" * 100, b"too large"),
     ):
         status, answer = read(history, body)

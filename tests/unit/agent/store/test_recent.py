@@ -81,3 +81,16 @@ def test_a_second_selection_reads_no_chunk_and_gives_the_same(tmp_path: Path, mo
         # Another span of what was read before.
         (part,) = one.select([Matcher("__name__", "=", "load")], START_MS + 15_000, START_MS + 16_000)
         assert part.values.tolist() == [1.5, 1.6] == unread[0].values.tolist()[5:7]
+
+
+def test_an_export_of_everything_pushes_nothing_out(tmp_path: Path) -> None:
+    with store.open(tmp_path / "store", store.Options(retention_s=1e10)) as one:
+        for row in range(50):
+            one.append(START_MS + 1000 * row, {LOAD: row / 10, TEMPERATURE: float(row)})
+        one.seal()
+        every = [piece.values.tolist() for piece in one.export()]
+        assert not one._catalog._columns._held and not one._catalog._chunks._held
+        one.select([Matcher("__name__", "=", "load")])
+        assert len(one._catalog._columns._held) == len(one._catalog._chunks._held) == 1
+        assert [piece.values.tolist() for piece in one.export()] == every
+        assert len(one._catalog._columns._held) == len(one._catalog._chunks._held) == 1

@@ -23,7 +23,7 @@ def batches(
     while at < len(series):
         together = series[at : at + count]
         left = None if most_samples is None else most_samples - samples
-        found = store.select(Among(together), from_ms, to_ms, most_samples=left)
+        found = store.select(Among(together, bulk=len(series) > _MOST), from_ms, to_ms, most_samples=left)
         got = sum(len(data.times) for data in found)
         samples += got
         at += len(together)

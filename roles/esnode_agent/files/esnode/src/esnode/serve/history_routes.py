@@ -135,13 +135,15 @@ class HistoryRoutes:
             from esnode.serve import remote_read
 
             body = await _body(request)
-
+            with _refusals():
+                queries, streamed = remote_read.read_request(body)
             aside = self._threads.aside()
+            answered = remote_read.stream if streamed else remote_read.response
+            headers = remote_read.STREAM_HEADERS if streamed else remote_read.HEADERS
 
             def begin() -> Iterator[bytes]:
-                return iter(remote_read.response(store, remote_read.read_request(body), aside.while_wanted))
+                return iter(answered(store, queries, aside.while_wanted))
 
-            headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
             async with self._queries.one(aside):
                 return await _answer(request, aside, begin, headers, _QUERY_S)
         except Refused as refused:

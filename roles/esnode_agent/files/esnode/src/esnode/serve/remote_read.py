@@ -1,6 +1,9 @@
 # Copyright: the esnode authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prometheus' remote read: a snappy-packed ReadRequest in, a ReadResponse with samples out."""
+"""Prometheus' remote read: a snappy-packed ReadRequest in, samples out: as a stream of chunks, or whole in one message.
+
+The stream takes no more memory for a year than for a day, but clients older than 2024 do not ask for it.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cramjam
+import google_crc32c
 
 from esnode import wire
 from esnode.serve.batches import batches
-from esnode.store import FOREVER_MS, Matcher, SeriesData, TooMany
+from esnode.serve.xor_chunks import Chunk, chunks
+from esnode.store import FOREVER_MS, Matcher, SeriesData, SeriesId, TooMany
 from esnode.store.matching import NAME, Selector
 from esnode.store.selecting import Selecting
 
 MOST_SAMPLES = 5_000_000
-"""In one answer, which is held packed in memory: 25 MB or so, 50 MB if the values are noise."""
+"""In one answer that is no stream, and held packed in memory: 25 MB or so, 50 MB if the values are noise."""
 _PACK_BYTES = 256 * 1024
 _MOST_REQUEST_BYTES = 1024 * 1024
 MOST_QUERIES = 64
 """In one request; Prometheus sends one for each selector of an expression."""
 Watched = Callable[[Iterable[list[SeriesData]]], Iterator[list[SeriesData]]]
 _OPERATORS = {0: "=", 1: "!=", 2: "=~", 3: "!~"}
-_SAMPLES = 0
+_SAMPLES, _STREAM = 0, 1
+_XOR = 1  # the encoding of a chunk
+_FRAME_BYTES = 32 * 1024 * 1024  # clients take 50 MB in a frame
+
+
+HEADERS = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
+STREAM_HEADERS = {"Content-Type": "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"}
 
 
 class BadRequest(Exception):
@@ -39,8 +50,11 @@ class Query:
     matchers: list[Matcher] = field(default_factory=list)
 
 
-def read_request(body: bytes) -> list[Query]:
-    """Unpack a request. BadRequest when it is none, or when it takes only answers that are not given here."""
+def read_request(body: bytes) -> tuple[list[Query], bool]:
+    """Unpack a request; whether a stream of chunks is the answer that it likes best.
+
+    BadRequest when it is none, or when it takes only answers that are not given here.
+    """
     try:
         if _announced(body) > _MOST_REQUEST_BYTES:
             raise BadRequest(f"a request of {_announced(body)} bytes is too large: at most {_MOST_REQUEST_BYTES}")
@@ -53,11 +67,12 @@ def read_request(body: bytes) -> list[Query]:
         raise BadRequest(f"the body is no ReadRequest: {error}") from error
     if len(queries) > MOST_QUERIES:
         raise BadRequest(f"{len(queries)} queries in one request are too many: at most {MOST_QUERIES}")
-    if accepted and _SAMPLES not in accepted:
-        raise BadRequest("only the response type SAMPLES is given here, and the request does not accept it")
+    liked = next((kind for kind in accepted if kind in (_SAMPLES, _STREAM)), _SAMPLES if not accepted else None)
+    if liked is None:
+        raise BadRequest("the response types SAMPLES and STREAMED_XOR_CHUNKS are given here, and it accepts neither")
     for query in queries:
         Selector(query.matchers)
-    return queries
+    return queries, liked == _STREAM
 
 
 def _announced(body: bytes) -> int:
@@ -70,17 +85,17 @@ def _announced(body: bytes) -> int:
     return size
 
 
-def _queries(message: bytes) -> tuple[list[Query], set[int]]:
+def _queries(message: bytes) -> tuple[list[Query], list[int]]:
     queries: list[Query] = []
-    accepted: set[int] = set()
+    accepted: list[int] = []
     for number, content in wire.fields(message):
         if number == 1:
             queries.append(_query(wire.message(content)))
         elif number == 2:  # an enum, repeated: packed or not
             if isinstance(content, int):
-                accepted.add(content)
+                accepted.append(content)
             else:
-                accepted.update(content)  # the numbers are below 128, so each is one byte
+                accepted.extend(content)  # the numbers are below 128, so each is one byte
     return queries, accepted
 
 
@@ -124,8 +139,8 @@ def response(store: Selecting, queries: Sequence[Query], watched: Watched = iter
             for batch in watched(batches(store, series, query.from_ms, query.to_ms, left)):
                 for data in batch:
                     left -= len(data.times)
-                    pairs = sorted([(NAME, data.series.name), *data.series.pairs])
-                    result.add(wire.payload(1, wire.labels(1, pairs) + wire.samples(2, data.times, data.values)))
+                    labels = wire.labels(1, _pairs(data.series))
+                    result.add(wire.payload(1, labels + wire.samples(2, data.times, data.values)))
         except TooMany as error:
             raise TooMany(
                 f"the query needs more than {MOST_SAMPLES} samples of this node: "
@@ -136,6 +151,40 @@ def response(store: Selecting, queries: Sequence[Query], watched: Watched = iter
         whole.take(result)
     whole.pack()
     return [wire.varint(whole.size), *whole.parts]
+
+
+def stream(store: Selecting, queries: Sequence[Query], watched: Watched = iter) -> Iterator[bytes]:
+    """The answer as frames: size, checksum, and a message with the chunks of a series, in order."""
+    for index, query in enumerate(queries):
+        # By all their labels with the name among them, as clients merge them with those of others.
+        series = sorted(store.series(query.matchers, query.from_ms, query.to_ms), key=_pairs)
+        for batch in watched(batches(store, series, query.from_ms, query.to_ms)):
+            batch.sort(key=lambda data: _pairs(data.series))
+            for data, found in zip(batch, chunks(batch), strict=True):
+                yield from _frames(wire.labels(1, _pairs(data.series)), found, wire.integer(2, index) if index else b"")
+
+
+def _pairs(series: SeriesId) -> list[tuple[str, str]]:
+    return sorted([(NAME, series.name), *series.pairs])
+
+
+def _frames(labels: bytes, found: Iterable[Chunk], index: bytes) -> Iterator[bytes]:
+    """A series is one frame, since clients take no more of it than the first; a huge one is cut all the same."""
+    parts, size = [labels], 0
+    for chunk in found:
+        times = wire.integer(1, chunk.first_ms) + wire.integer(2, chunk.last_ms)
+        parts.append(wire.payload(2, times + wire.integer(3, _XOR) + wire.payload(4, chunk.data)))
+        size += len(parts[-1])
+        if size > _FRAME_BYTES:
+            yield _frame(wire.payload(1, b"".join(parts)) + index)
+            parts, size = [labels], 0
+    if size:
+        yield _frame(wire.payload(1, b"".join(parts)) + index)
+
+
+def _frame(message: bytes) -> bytes:
+    checksum: int = google_crc32c.value(message)
+    return wire.varint(len(message)) + checksum.to_bytes(4, "big") + message
 
 
 class _Packed:

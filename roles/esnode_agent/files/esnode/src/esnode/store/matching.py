@@ -23,7 +23,10 @@ _OPTIONS.max_mem = 1 << 20  # of each, and the wrapper keeps a hundred
 
 
 class Selector:
-    """Compiled matchers; all must hold. A label that a series does not have counts as empty."""
+    """Compiled matchers; all must hold. A label that a series does not have counts as empty.
+
+    `bulk`: so much is read that remembering it would push out what is asked for again.
+    """
 
     def __init__(self, matchers: Iterable[Matcher]) -> None:
         self._on_name: list[Test] = []
@@ -37,6 +40,7 @@ class Selector:
                 self._pairs.append((matcher.label, matcher.value))
             else:
                 self._on_labels.append((matcher.label, test))
+        self.bulk = not (self._on_name or self._on_labels or self._pairs)
 
     def name(self, name: str) -> bool:
         """Whether a series of this name can match."""
@@ -63,8 +67,9 @@ class Selector:
 class Among(Selector):
     """Exactly these series."""
 
-    def __init__(self, series: Iterable[SeriesId]) -> None:
+    def __init__(self, series: Iterable[SeriesId], *, bulk: bool = False) -> None:
         super().__init__(())
+        self.bulk = bulk
         self._series = frozenset(series)
         self._names = {one.name for one in self._series}
 

@@ -207,7 +207,7 @@ class Catalog:
             for column, series in seen.columns[number]:
                 samples = self._columns.get((place, column))
                 if samples is None:
-                    if chunk is None and (chunk := self._recent_chunk(connection, block, number)) is None:
+                    if chunk is None and (chunk := self._recent_chunk(connection, block, number, selector)) is None:
                         break
                     if column >= len(chunk):
                         continue
@@ -217,7 +217,8 @@ class Catalog:
                         self._damage.note("chunk", place, error)
                         break
                     samples.values.flags.writeable = False
-                    self._columns.put((place, column), samples)
+                    if not selector.bulk:
+                        self._columns.put((place, column), samples)
                 if not len(samples.values):
                     continue
                 if samples.present is None:
@@ -242,13 +243,15 @@ class Catalog:
         """Count a part that can't be read."""
         self._damage.note(kind, number, why)
 
-    def _recent_chunk(self, connection: sqlite3.Connection, block: Block, group: int) -> Chunk | None:
+    def _recent_chunk(
+        self, connection: sqlite3.Connection, block: Block, group: int, selector: Selector
+    ) -> Chunk | None:
         number = block.number << SHIFT | group
         held = self._chunks.get(number)
         if held is not None:
             return held.fresh()
         chunk = self._chunk(connection, block, group)
-        if chunk is not None:
+        if chunk is not None and not selector.bulk:
             self._chunks.put(number, chunk.fresh())
         return chunk
 
