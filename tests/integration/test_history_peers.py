@@ -26,6 +26,7 @@ from agent_process import free_port
 from esnode import wire
 from esnode.store import SeriesId
 from history_data import STALE, STEP_MS, History, history_agent
+from tsdb_peers import newest
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,10 @@ def server(folder: Path, ready: str, *command: str) -> Iterator[None]:
         process.wait(20)
 
 
-NEWEST = Path(__file__).parents[2] / "build/peers/usr/bin"
-
-
-def newest(name: str) -> str:
-    """Debian's newest build of a program, beside the one that is installed."""
-    program = NEWEST / name
-    if not program.exists() or subprocess.run([program, "--help"], capture_output=True, check=False).returncode:
-        pytest.skip(f"{program} is not there or does not run: tools/newest_peers fetches it")
-    return str(program)
+def newest_or_skip(name: str) -> str:
+    if not (program := newest(name)):
+        pytest.skip(f"no {name} in build/peers that runs: tools/newest_peers fetches it")
+    return program
 
 
 @contextmanager
@@ -103,7 +99,7 @@ def in_range(url: str, history: History, query: str) -> dict[tuple[tuple[str, st
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_real_prometheus_runs_promql_over_the_history(history: History, tmp_path: Path, streamed: bool) -> None:
     config = f"remote_read:\n  - url: {history.url}/api/v1/read\n    read_recent: true\n"
-    with prometheus(tmp_path, config, newest("prometheus") if streamed else "prometheus") as url:
+    with prometheus(tmp_path, config, newest_or_skip("prometheus") if streamed else "prometheus") as url:
         power = in_range(url, history, "max_over_time(esnode_gpu_power_watts[5m])")
         assert len(power) == 4
         series = SeriesId.of("esnode_gpu_power_watts", {"gpu": "1", "uuid": "GPU-0001"})
@@ -203,12 +199,12 @@ def test_vmctl_streams_the_history_into_victoria_metrics(history: History, tmp_p
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = (f"-storageDataPath={tmp_path}/data", f"-httpListenAddr=127.0.0.1:{port}", "-search.latencyOffset=0s")
-    with server(tmp_path, f"{url}/health", newest("victoria-metrics"), *arguments, "-retentionPeriod=10y"):
+    with server(tmp_path, f"{url}/health", newest_or_skip("victoria-metrics"), *arguments, "-retentionPeriod=10y"):
         start, end = (
             f"{datetime.fromtimestamp(ms / 1000, timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"
             for ms in (history.start_ms, history.end_ms + 1000)
         )
-        command = [newest("vmctl"), "remote-read", "-s", "--disable-progress-bar", "--remote-read-use-stream"]
+        command = [newest_or_skip("vmctl"), "remote-read", "-s", "--disable-progress-bar", "--remote-read-use-stream"]
         command += [f"--vm-addr={url}", f"--remote-read-src-addr={history.url}", "--remote-read-step-interval=hour"]
         command += [f"--remote-read-filter-time-start={start}", f"--remote-read-filter-time-end={end}"]
         command += ["--remote-read-filter-label=__name__", "--remote-read-filter-label-value=esnode_.*|texts"]

@@ -23,11 +23,11 @@ from aiohttp import web
 from cramjam import snappy
 from esnode import store, wire
 from esnode.store import SeriesId
-from tsdb_peers import Held, Labels, Peer, Prometheus, VictoriaMetrics
+from tsdb_peers import Held, Labels, NewestPrometheus, NewestVictoriaMetrics, Peer, Prometheus, VictoriaMetrics
 
 PEERS = [
     pytest.param(kind, marks=pytest.mark.skipif(not kind.program, reason=f"needs {kind.__name__}"))
-    for kind in (Prometheus, VictoriaMetrics)
+    for kind in (Prometheus, VictoriaMetrics, NewestPrometheus, NewestVictoriaMetrics)
 ]
 STALE_BITS = 0x7FF0000000000002
 

@@ -14,6 +14,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+NEWEST = Path(__file__).parents[2] / "build/peers/usr/bin"
+
+
+def newest(name: str) -> str:
+    """Debian's newest build of a program, empty where it is missing or does not run."""
+    program = NEWEST / name
+    runs = program.exists() and not subprocess.run([program, "--help"], capture_output=True, check=False).returncode
+    return str(program) if runs else ""
+
+
 Labels = tuple[tuple[str, str], ...]
 Held = dict[Labels, dict[int, float]]
 
@@ -112,3 +122,15 @@ class VictoriaMetrics(Peer):
                 (when, value) for when, value in samples if value is not None
             )
         return held
+
+
+class NewestPrometheus(Prometheus):
+    """Prometheus 3 or later."""
+
+    program = newest("prometheus")
+
+
+class NewestVictoriaMetrics(VictoriaMetrics):
+    """The same, newer."""
+
+    program = newest("victoria-metrics")
