@@ -174,8 +174,11 @@ async def answer(
 
     try:
         chunks, last = await aside.call(request, opening)
+        size = sum(map(len, chunks))
+        if last and size <= _CHUNK_BYTES:
+            return web.Response(body=b"".join(chunks), headers=headers)
         if last:
-            response.content_length = sum(map(len, chunks))
+            response.content_length = size
         await response.prepare(request)
         for chunk in chunks:
             await _write(response, chunk)
