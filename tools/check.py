@@ -79,7 +79,8 @@ def lint() -> Iterator[Check]:
     for folder in ("bench", "integration", "lab"):
         yield Check(f"mypy-{folder}", "lint", "lint", ("mypy", *untyped, f"tests/{folder}"), needs=(f"tests/{folder}",))
     yield Check("yamllint", "lint", "lint", ("yamllint", "--strict", "."))
-    scripts = (".ci/run", "tools/newest_peers", "tools/py", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("mk/*.sh"))))
+    more = (str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("mk/*.sh")))
+    scripts = (".ci/run", "tools/newest_peers", "tools/py", *more)
     yield Check("shellcheck", "lint", "lint", ("shellcheck", "--shell=bash", *scripts))
     yield Check("changelog", "lint", "lint", ("antsibull-changelog", "lint"))
     yield Check("references", "lint", "lint", ("python", "tools/references.py", "--check"))
