@@ -12,6 +12,8 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import io
+import os
+import re
 import shlex
 import sys
 import typing as t
@@ -48,6 +50,7 @@ _SERVICE = """\
 Description=Recorded settings of the GPUs
 ConditionPathExists={state_file}
 After=nvidia-persistenced.service systemd-modules-load.service
+RequiresMountsFor={run_path}
 
 [Service]
 Type=oneshot
@@ -162,17 +165,28 @@ def texts(state_file: str, run_dir: str) -> dict[str, tuple[str, int]]:
     if run_dir != RUN_DIR:
         arguments += ["--run-dir", run_dir]
     command = " ".join(shlex.quote(a) for a in (PROGRAM, *arguments)).replace("%", "%%")
-    if run_dir == RUN_DIR:
-        place = "RuntimeDirectory=esnode-gpu\nRuntimeDirectoryPreserve=yes"
-    else:
-        place = f"ReadWritePaths={run_dir.replace('%', '%%')}"
-    known = {"state_file": state_file.replace("%", "%%"), "command": command, "run_dir": place, "service": SERVICE}
+    known = {
+        "state_file": state_file.replace("%", "%%"),
+        "command": command,
+        "run_dir": _folder(run_dir),
+        "run_path": run_dir.replace("%", "%%"),
+        "service": SERVICE,
+    }
     return {
         PROGRAM: (program(), 0o755),
         f"{UNITS}/{SERVICE}": (_SERVICE.format(**known), 0o644),
         f"{UNITS}/{WATCH}": (_WATCH.format(**known), 0o644),
         f"{UNITS}/{TIMER}": (_TIMER, 0o644),
     }
+
+
+def _folder(run_dir: str) -> str:
+    """The lines of the service that have this folder there and writable: /run is empty after a boot."""
+    below_run = re.fullmatch(r"(?:/var)?/run/([\w.-]+(?:/[\w.-]+)*)", os.path.normpath(run_dir))
+    if below_run:
+        return f"RuntimeDirectory={below_run[1]}\nRuntimeDirectoryPreserve=yes"
+    # Made when this was installed. Where it has gone the program says so, and not systemd with 226/NAMESPACE.
+    return f"ReadWritePaths=-{run_dir.replace('%', '%%')}"
 
 
 def wanted(state_file: str, run_dir: str) -> dict[str, t.Any]:

@@ -103,7 +103,8 @@ def _needed(module: AnsibleModule, these: files.Wanted) -> str:
 
 def _install(module: AnsibleModule, these: files.Wanted) -> None:
     run = module.run_command
-    os.makedirs(os.path.dirname(PROGRAM), mode=0o755, exist_ok=True)
+    for folder in (os.path.dirname(PROGRAM), module.params["run_dir"]):
+        os.makedirs(folder, mode=0o755, exist_ok=True)
     files.put(these)
     must(run, ["systemctl", "daemon-reload"])
     must(run, ["systemctl", "enable", SERVICE, TIMER])

@@ -236,3 +236,20 @@ def test_what_is_no_longer_declared_is_forgotten_and_the_service_can_go(
     find = "find /etc/systemd /usr/local/sbin -name '*gpu-state*' ! -name '*.d' ! -name often.conf"
     assert host.run(["sh", "-c", find]).stdout == ""
     assert "SUCCESS" in adhoc(one, *call)
+
+
+def test_a_run_dir_of_ones_own_is_there_after_a_reboot() -> None:
+    with lab.Lab("elsewhere", [lab.Spec("elsewhere1", gpus="h100:1")]) as one:
+        host = one["elsewhere1"]
+        sim = simulator_with_binding(host)
+        sim("persistenced", "on")
+        for run_dir in ("/run/site/gpus", "/srv/gpus"):
+            options = f"run_dir={run_dir}"
+            call = ["-m", "esnode.core.nvml_power_limit", "-a", f"gpus=all limit=300W persist=true {options}"]
+            assert "FAILED" not in adhoc(one, *call)
+            assert "CHANGED" in adhoc(one, "-m", "esnode.core.gpu_state_service", "-a", options)
+            host.stop()
+            sim("reboot")
+            host.start()
+            wait_until(lambda: limits(sim) == [300])
+            wait_until(lambda: host.run(["systemctl", "is-active", SERVICE], check=False).stdout.strip() == "active")

@@ -90,4 +90,19 @@ def test_units_name_other_places_and_keep_percent_signs() -> None:
     odd = _nvml_boot.texts("/etc/50%/state.json", "/run/gpus")
     service = odd[f"{_nvml_boot.UNITS}/{_nvml_boot.SERVICE}"][0]
     assert "--state-file '/etc/50%%/state.json'" in service or "--state-file /etc/50%%/state.json" in service
-    assert "ConditionPathExists=/etc/50%%/state.json\n" in service and "ReadWritePaths=/run/gpus\n" in service
+    assert "ConditionPathExists=/etc/50%%/state.json\n" in service
+
+
+def lines_of(run_dir: str) -> list[str]:
+    service = _nvml_boot.texts("/etc/esnode/gpu-state.json", run_dir)[f"{_nvml_boot.UNITS}/{_nvml_boot.SERVICE}"][0]
+    return [line for line in service.splitlines() if line.startswith(("Runtime", "ReadWrite"))]
+
+
+def test_the_service_makes_the_folder_that_it_writes_to() -> None:
+    """A sandbox with a path to write to that is not there ends with 226/NAMESPACE."""
+    for below_run in ("/run/gpus", "/var/run/gpus", "/run/gpus/"):
+        assert lines_of(below_run) == ["RuntimeDirectory=gpus", "RuntimeDirectoryPreserve=yes"]
+    assert lines_of("/run/site/gpus")[0] == "RuntimeDirectory=site/gpus"
+    for elsewhere in ("/srv/gpus", "/run", "/run/../srv/gpus", "/runs/gpus"):
+        assert lines_of(elsewhere) == [f"ReadWritePaths=-{elsewhere}"]
+    assert lines_of("/srv/50%/gpus") == ["ReadWritePaths=-/srv/50%%/gpus"]
