@@ -15,6 +15,7 @@ import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 import typing as t
 import zipfile
@@ -30,6 +31,7 @@ WATCH = "esnode-gpu-state-watch.service"
 TIMER = "esnode-gpu-state-watch.timer"
 
 _PACKAGE = "esnode_gpu_state"
+_BINDING = "pynvml.py"
 # What _nvml_apply is made of.
 _PARTS = (
     "_nvml_apply",
@@ -122,10 +124,10 @@ def program() -> str:
         _add(archive, f"{_PACKAGE}/__init__.py", b"")
         for name in _PARTS:
             _add(archive, f"{_PACKAGE}/{name}.py", _source(name).encode())
-        binding = _binding()
+        interpreter, binding = _runs_with()
         if binding:
-            _add(archive, "pynvml.py", binding)
-    return (f"#!{sys.executable}\n".encode() + content.getvalue()).decode(errors="surrogateescape")
+            _add(archive, _BINDING, binding)
+    return (f"#!{interpreter}\n".encode() + content.getvalue()).decode(errors="surrogateescape")
 
 
 def _source(name: str) -> str:
@@ -138,16 +140,30 @@ def _source(name: str) -> str:
     return source
 
 
-def _binding() -> bytes | None:
-    """The source of pynvml if this Python has none of its own, and the agent's is used: it must outlive the agent."""
+def _runs_with() -> tuple[str, bytes | None]:
+    """The Python, and the source of pynvml if that is the agent's: the program must outlive the agent."""
     try:
         path = str(nvml.binding().__file__)
     except NvmlError:
-        return None
+        return _installed_with()
     if not fnmatch.fnmatch(path, f"{nvml.AGENT_PACKAGES}/*"):
-        return None
+        return sys.executable, None
     with open(path, "rb") as stream:
-        return stream.read()
+        return sys.executable, stream.read()
+
+
+def _installed_with() -> tuple[str, bytes | None]:
+    """The same of the program that is there: a worse one must not take its place where the agent has gone."""
+    try:
+        with open(PROGRAM, "rb") as stream:
+            interpreter = stream.readline().decode(errors="replace").removeprefix("#!").strip()
+            with zipfile.ZipFile(stream) as archive:
+                if _BINDING in archive.namelist():
+                    return sys.executable, archive.read(_BINDING)
+        found = subprocess.run([interpreter, "-I", "-c", "import pynvml"], capture_output=True, check=False)
+    except (OSError, zipfile.BadZipFile):
+        return sys.executable, None
+    return sys.executable if found.returncode else interpreter, None
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
+import types
+import zipfile
 from pathlib import Path
 
-from ansible_collections.esnode.core.plugins.module_utils import _nvml_boot, _nvml_records, files
+import pytest
+from ansible_collections.esnode.core.plugins.module_utils import _nvml_boot, _nvml_records, files, nvml
 from nvml_host import Host
 
 NOTHING_NEW = 75
@@ -31,6 +35,49 @@ def test_the_program_is_one_file_that_applies_the_record(host, tmp_path: Path) -
     done = subprocess.run([str(program), *where, "apply"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert h.limits() == [300000] * 2 and len(done.stdout.splitlines()) == 2
+
+
+def runs_with(program: Path) -> tuple[str, bool]:
+    """Its Python, and whether it brings pynvml."""
+    with zipfile.ZipFile(program) as archive:
+        brings = "pynvml.py" in archive.namelist()
+    return program.read_bytes().splitlines()[0].decode(), brings
+
+
+def test_it_goes_on_working_when_the_agent_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise nvml.NoGpuError("nvidia-ml-py is not there")
+
+    def install() -> tuple[str, bool]:
+        content = {"text": _nvml_boot.program(), "mode": 0o755, "uid": os.geteuid(), "gid": os.getegid()}
+        files.put({str(program): content})
+        return runs_with(program)
+
+    program = tmp_path / "esnode-gpu-state"
+    here = f"#!{sys.executable}"
+    monkeypatch.setattr(_nvml_boot, "PROGRAM", str(program))
+    monkeypatch.setattr(nvml, "AGENT_PACKAGES", f"{tmp_path}/agent")
+    agents = tmp_path / "agent/pynvml.py"
+    agents.parent.mkdir()
+    agents.write_text("# the agent's")
+    monkeypatch.setattr(nvml, "binding", gone)
+    assert install() == (here, False), "there has never been one"
+    monkeypatch.setattr(nvml, "binding", lambda: types.SimpleNamespace(__file__=str(agents)))
+    assert install() == (here, True)
+    monkeypatch.setattr(nvml, "binding", gone)
+    assert install() == (here, True)
+    # Installed with a Python that has the binding, looked at again with one that has not.
+    for code, kept in (0, True), (1, False):
+        other = tmp_path / f"python{code}"
+        other.write_text(f"#!/bin/sh\nexit {code}\n")
+        other.chmod(0o755)
+        monkeypatch.setattr(nvml, "binding", lambda: types.SimpleNamespace(__file__="/usr/lib/python3/pynvml.py"))
+        monkeypatch.setattr(sys, "executable", str(other))
+        assert install() == (f"#!{other}", False)
+        monkeypatch.undo()
+        monkeypatch.setattr(_nvml_boot, "PROGRAM", str(program))
+        monkeypatch.setattr(nvml, "binding", gone)
+        assert install() == (f"#!{other}" if kept else here, False)
 
 
 def test_only_another_driver_or_record_is_new(host) -> None:
