@@ -321,6 +321,23 @@ def test_an_upload_to_a_path_and_urls_that_are_refused(tmp_path: Path, config: P
         assert (refused.returncode, why in refused.stderr) == (1, True), refused.stderr
 
 
+def test_an_upload_of_a_folder_with_a_damaged_backup(tmp_path: Path, config: Path, writer: Writer) -> None:
+    writer.durable()
+    done("backup", tmp_path / "backups", "--config", config)
+    [old] = (tmp_path / "backups/manifests").iterdir()
+    old.write_bytes(old.read_bytes()[:-1])
+    writer.durable()
+    upload = ("backup", tmp_path / "backups", "--config", config, "--upload", f"file://{tmp_path}/second")
+    some = esnode(*upload)
+    assert some.returncode == 1
+    assert f"esnode-core: {old} is damaged; where it can't be mended delete it" in some.stderr
+    assert "all others are there" in some.stderr
+    assert "1 backups" in done("backup", "--verify", f"file://{tmp_path}/second")
+    old.unlink()
+    done(*upload)
+    assert "2 backups" in done("backup", "--verify", f"file://{tmp_path}/second")
+
+
 def test_a_store_that_is_encrypted(tmp_path: Path, config: Path) -> None:
     key = tmp_path / "key"
     key.write_text("ab" * 32)

@@ -458,10 +458,44 @@ def test_a_second_place_gets_what_it_lacks(opened: Opener, tmp_path: Path) -> No
     one.flush()
     backup(place, one.path, START_MS + 1000)
     assert mirror(place, second, START_MS + 1000, 90)[0] == 2
-    assert mirror(place, second, START_MS + 1000, 90) == (0, 0)
+    assert mirror(place, second, START_MS + 1000, 90) == (0, 0, [])
     assert second.sizes() == place.sizes()
     (place.path / "blocks").joinpath(next(iter((place.path / "blocks").iterdir())).name).write_bytes(b"")
     assert dump(restored(second, tmp_path / "again")) == dump(one.path)
+
+
+def test_what_is_damaged_here_keeps_nothing_else_from_the_second_place(opened: Opener, tmp_path: Path) -> None:
+    place, second = Folder(tmp_path / "backups"), Folder(tmp_path / "second")
+    for folder in (place, second):
+        folder.path.mkdir()
+    taken = []
+    for number in range(4):
+        # Another store each time: those backups have no file in common.
+        one = opened(tmp_path / f"store{number}")
+        fill(one, 10, first=100 * number)
+        one.flush()
+        taken.append(backup(place, one.path, START_MS + 1000 * number))
+    manifest, piece = taken[0].name, taken[1].manifest.head[0].name
+    for name in (manifest, piece):
+        (place.path / name).write_bytes(b"x" + place.read(name)[1:])
+    gone = taken[3].manifest.head[0].name
+    (place.path / gone).unlink()
+    brought = mirror(place, second, START_MS + 5000, 90)
+    assert newest_first(second.sizes()) == [taken[2].name]
+    assert [sentence.partition(";")[0] for sentence in brought.damaged] == [
+        f"{place}/{manifest} is damaged",
+        f"{place}/{piece} is damaged",
+    ]
+    assert all("delete it" in sentence for sentence in brought.damaged)
+    assert verify(second, print) == (1, 0)
+    # It is said each time, and brought once it was made anew.
+    assert mirror(place, second, START_MS + 5000, 90) == (0, 0, brought.damaged)
+    (place.path / manifest).unlink()
+    (place.path / piece).unlink()
+    backup(place, tmp_path / "store1", START_MS + 6000)
+    assert mirror(place, second, START_MS + 6000, 90).damaged == []
+    assert len(newest_first(second.sizes())) == 3
+    assert verify(second, print) == (3, 0)
 
 
 def test_no_secret_and_no_private_key_is_taken(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -144,13 +145,22 @@ def _config(writing: _Writing, kept: list[Kept]) -> Iterable[File]:
         yield File(name, digest, len(one.data), path=str(one.path), mode=one.mode)
 
 
-def mirror(folder: Folder, target: Place, now_ms: int, days: float) -> tuple[int, int]:
-    """Bring every backup to the target that is not there and need not go; return files and bytes.
+class Brought(NamedTuple):
+    """How many files and bytes were brought; `damaged`: what could not be, a sentence each with what to do."""
+
+    files: int
+    size: int
+    damaged: list[str]
+
+
+def mirror(folder: Folder, target: Place, now_ms: int, days: float) -> Brought:
+    """Bring every backup to the target that is not there and need not go, but those that need a damaged file.
 
     OSError when the target does not take it; what was brought is not brought again.
     """
     own, there = folder.sizes(), target.sizes()
     files = size = 0
+    damaged: dict[str, str] = {}
 
     def bring(name: str, data: bytes) -> None:
         nonlocal files, size
@@ -168,14 +178,35 @@ def mirror(folder: Folder, target: Place, now_ms: int, days: float) -> tuple[int
     for name in newest_first(own)[::-1]:
         if name in there or name in going:
             continue
-        manifest = read(folder, name)
+        try:
+            manifest, data = read(folder, name), folder.read(name)
+        except (BackupError, OSError) as error:
+            damaged[name] = f"{_said(folder, name, error)}; where it can't be mended delete it, it restores nothing"
+            continue
         if missing(manifest, own):
             continue
         for file in manifest.files:
-            if there.get(file.name) != file.size:
-                data = folder.read(file.name)
-                if hashlib.sha256(data).hexdigest() != file.sha256:
-                    raise BackupError(f"{folder}/{file.name} is damaged; delete it, and the next backup makes it anew")
-                bring(file.name, data)
-        bring(name, folder.read(name))
-    return files, size
+            if there.get(file.name) != file.size and file.name not in damaged:
+                content = _good(folder, file, damaged)
+                if content is not None:
+                    bring(file.name, content)
+        if not any(file.name in damaged for file in manifest.files):
+            bring(name, data)
+    return Brought(files, size, list(damaged.values()))
+
+
+def _good(folder: Folder, file: File, damaged: dict[str, str]) -> bytes | None:
+    """Its content; None when that is not what was written, which is noted."""
+    try:
+        content = folder.read(file.name)
+        if hashlib.sha256(content).hexdigest() == file.sha256:
+            return content
+        said = f"{folder}/{file.name} is damaged"
+    except OSError as error:
+        said = _said(folder, file.name, error)
+    damaged[file.name] = f"{said}; delete it, and the next backup makes it anew if the store still holds that"
+    return None
+
+
+def _said(folder: Folder, name: str, error: Exception) -> str:
+    return f"{folder}/{name} can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -232,14 +232,20 @@ def _housekeeping(folder: Folder, taken: Taken, options: argparse.Namespace, now
         return
     target = place_of(options.upload)
     try:
-        files, size = mirror(folder, target, now_ms, options.retention_days)
+        brought = mirror(folder, target, now_ms, options.retention_days)
         prune(target, now_ms, options.retention_days, known)
     except (OSError, BackupError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BackupError(
             f"the backup is complete in {folder} but not in {target}: {reason}; the next one brings what is missing"
         ) from error
-    print(f"brought to {target}: {files} files, {size / 1e6:.2f} MB", flush=True)
+    print(f"brought to {target}: {brought.files} files, {brought.size / 1e6:.2f} MB", flush=True)
+    if brought.damaged:
+        for sentence in brought.damaged:
+            print(f"esnode-core: {sentence}", file=sys.stderr)
+        raise BackupError(
+            f"{target} lacks the backups of {folder} that need what is damaged, see above; all others are there"
+        )
 
 
 def _list(place: Place) -> int:
