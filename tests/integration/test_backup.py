@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import random
 import signal
 import sqlite3
@@ -321,6 +322,29 @@ def test_an_upload_to_a_path_and_urls_that_are_refused(tmp_path: Path, config: P
         assert (refused.returncode, why in refused.stderr) == (1, True), refused.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+def test_who_gets_a_store_above_which_all_is_roots(tmp_path: Path, config: Path, writer: Writer) -> None:
+    writer.durable()
+    done("backup", tmp_path / "backups", "--config", config)
+    groups = [user.pw_gid for user in pwd.getpwall()]
+    agent = next(user for user in pwd.getpwall() if user.pw_uid and user.pw_gid and groups.count(user.pw_gid) == 1)
+
+    def owner_after(name: str, *more: object) -> tuple[int, int]:
+        restored = esnode("restore", tmp_path / "backups", "--store", tmp_path / name, "--config", config, *more)
+        assert restored.returncode == 0, restored.stderr
+        status = (tmp_path / name).stat()
+        assert (f"{tmp_path / name} belongs to root now" in restored.stderr) == (status.st_uid == 0 and not more)
+        return status.st_uid, status.st_gid
+
+    assert owner_after("unknown") == (0, 0)
+    os.chown(config, 0, agent.pw_gid)
+    assert owner_after("by-configuration") == (agent.pw_uid, agent.pw_gid)
+    assert owner_after("by-name", "--user", "root") == (0, 0)
+    (tmp_path / "made").mkdir()
+    os.chown(tmp_path / "made", 12345, 23456)
+    assert owner_after("made") == (12345, 23456)
+
+
 def test_an_upload_of_a_folder_with_a_damaged_backup(tmp_path: Path, config: Path, writer: Writer) -> None:
     writer.durable()
     done("backup", tmp_path / "backups", "--config", config)
@@ -346,7 +370,8 @@ def test_a_store_that_is_encrypted(tmp_path: Path, config: Path) -> None:
         one.append(FIRST * 1000, {store.SeriesId.of("esnode_test_watts", {}): 1.5})
     config.write_text(config.read_text() + f'encryption_key_path = "{key}"\n')
     assert "samples from 2023-11-14T22:13:20Z" in done("backup", tmp_path / "backups", "--config", config)
-    assert esnode("restore", tmp_path / "backups", "--config", config, "--store", tmp_path / "again").stderr == ""
+    again = esnode("restore", tmp_path / "backups", "--config", config, "--store", tmp_path / "again")
+    assert (again.returncode, "is encrypted with" in again.stderr) == (0, False)
     key.write_text("cd" * 32)
     other = esnode("restore", tmp_path / "backups", "--config", config, "--store", tmp_path / "third")
     assert other.returncode == 0

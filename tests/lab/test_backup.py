@@ -94,13 +94,13 @@ def test_lost_history_comes_back(one: lab.Lab, host: lab.Host) -> None:
     until(lambda: oldest(host) > began, "the agent does not begin anew")
     assert changed(one.playbook("esnode-restore.yml", "--check")) > 0
     assert oldest(host) > began
-    restored = one.playbook("esnode-restore.yml", esnode_restore_config_dir="/root/restored")
+    restored = one.playbook("esnode-restore.yml", esnode_restore_config_dir="/srv/restored")
     assert changed(restored) > 0
     assert "Restored: 1 of 1 host" in restored.output
     until(lambda: abs(oldest(host) - began) < 0.01, "the oldest sample is another one")
     assert len(list((host.root / "var/lib/esnode").glob("tsdb.before-*"))) == 1
     assert shell(host, "stat -c %U /var/lib/esnode/tsdb /var/lib/esnode/tsdb/store.db") == "esnode\nesnode"
-    assert (host.root / "root/restored/esnode.toml").exists()
+    assert shell(host, "stat -c '%U %G %a' /srv/restored/esnode.toml") == "root esnode 640"
     # The next backup goes on from there.
     shell(host, f"systemctl start {UNIT}")
     assert "every file as it was written" in shell(host, f"{COMMAND} backup --verify /{DIR}")

@@ -611,3 +611,37 @@ def test_configuration_comes_back_where_it_is_wanted(opened: Opener, tmp_path: P
     with pytest.raises(BackupError, match=r"new/esnode\.toml exists and differs"):
         restore(place, taken.manifest, tmp_path / "third", tmp_path / "new", Owner())
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+def test_what_root_restores_can_be_read_by_whom_it_is_for(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    one.append(START_MS, row(2, 0))
+    one.flush()
+    etc = tmp_path / "etc"
+    (etc / "certs").mkdir(parents=True)
+    modes = {"esnode.toml": 0o640, "certs/ca.crt": 0o644, "own.crt": 0o600, "shared.crt": 0o664}
+    kept = [configuration.Kept(etc / name, mode, name.encode()) for name, mode in modes.items()]
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    source = Source(one.path)
+    taken = take(place, source, kept, [], START_MS)
+    source.close()
+    agent = Owner(12345, 23456)
+    mask = os.umask(0o077)
+    try:
+        restore(place, taken.manifest, tmp_path / "data/tsdb", tmp_path / "new", agent)
+    finally:
+        os.umask(mask)
+    for folder in ("data", "new", "new/certs"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o755
+    for path in (tmp_path / "data/tsdb", *(tmp_path / "data/tsdb").iterdir()):
+        assert (path.stat().st_uid, path.stat().st_gid) == (agent.uid, agent.gid)
+    for name, mode in {**modes, "own.crt": 0o640, "shared.crt": 0o644}.items():
+        status = (tmp_path / "new" / name).stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 23456, mode), name
+    # In a folder that is somebody's own they are that one's.
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", 12345, 1)
+    restore(place, taken.manifest, tmp_path / "data/other", tmp_path / "home", agent)
+    assert {(tmp_path / "home" / name).stat().st_uid for name in modes} == {12345}

@@ -95,6 +95,9 @@ class Owner:
 def restore(place: Place, manifest: Manifest, store: Path | None, config_dir: Path | None, owner: Owner) -> None:
     """Restore the store into this folder, the configuration into that one; None: not that part.
 
+    The store is the owner's. The configuration belongs to whom its folder does, and the owner's group may read it: so a
+    deployment has it, since who runs the agent must not change what it is told.
+
     BackupError when something is there already, when a file of the backup is damaged, when there is no room.
     """
     if store is not None:
@@ -119,11 +122,22 @@ def restore(place: Place, manifest: Manifest, store: Path | None, config_dir: Pa
             _store(place, manifest, rows, store, owner)
     for path, (file, mode) in targets.items():
         if not path.exists():
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_folder(path.parent)
+            above = os.stat(config_dir or path.parent)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as draft:
                 draft.write(_content(place, file))
-            os.chmod(draft.name, mode)
+                if os.geteuid() == 0 and owner.gid is not None:
+                    os.fchown(draft.fileno(), above.st_uid, owner.gid)
+                os.fchmod(draft.fileno(), (mode | (mode & 0o400) >> 3) & 0o755)
             os.replace(draft.name, path)
+
+
+def make_folder(path: Path) -> None:
+    """Have this folder and those above it; in what is made here everybody gets to what is below, whatever the umask."""
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
 
 
 def _refuse_existing(store: Path) -> None:
@@ -163,7 +177,7 @@ def _brought(place: Place, wanted: list[File], near: Path, undo: contextlib.Exit
 
 
 def _scratch(near: Path, undo: contextlib.ExitStack) -> Path:
-    near.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_folder(near)
     scratch = Path(tempfile.mkdtemp(prefix=".restore-", dir=near))
     undo.callback(shutil.rmtree, scratch, ignore_errors=True)
     return scratch

@@ -45,7 +45,11 @@ def register(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--store", type=Path, metavar="PATH", help="where to (default: from the configuration)")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="restore the configuration into it, too")
-    parser.add_argument("--user", help="who the store is to belong to (default: the owner of the folder above it)")
+    parser.add_argument(
+        "--user",
+        help="the agent's user, who gets the store and may read the configuration (default: the owner of the folder"
+        " above the store or, where that is root, whom the group of the configuration file is of)",
+    )
     add_environment(parser)
     parser.set_defaults(command=_restore)
 
@@ -72,7 +76,8 @@ def _restore(options: argparse.Namespace) -> int:
         with contextlib.ExitStack() as undo:
             place = _source(options.source, store, undo)
             _unused, manifest = choose(place, options.at)
-            restore(place, manifest, store, options.config_dir, _owner(options, store))
+            owner = _owner(options, store)
+            restore(place, manifest, store, options.config_dir, owner)
     except BackupError as error:
         raise CommandError(str(error)) from error
     except OSError as error:
@@ -83,6 +88,12 @@ def _restore(options: argparse.Namespace) -> int:
         f" blocks, {size:.2f} MB, samples from {shown(manifest.first_ms)} to {shown(manifest.last_ms)},"
         f" in {time.monotonic() - began:.1f} s"
     )
+    if owner.uid == 0 and options.user is None:
+        print(
+            f"esnode-core: note: {store} belongs to root now, as the folder above it: where the agent runs as another"
+            " user, give it to that one with chown -R; --user NAME does so at once",
+            file=sys.stderr,
+        )
     _remarks(options, manifest)
     return 0
 
@@ -101,9 +112,10 @@ def _source(text: str, store: Path, undo: contextlib.ExitStack) -> Place:
     import shutil
     import tempfile
 
+    from esnode.backup.recover import make_folder
     from esnode.backup.tarball import unpack
 
-    store.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_folder(store.parent)
     scratch = Path(tempfile.mkdtemp(prefix=".restore-", dir=store.parent))
     undo.callback(shutil.rmtree, scratch, ignore_errors=True)
     if text == "-":
@@ -120,9 +132,22 @@ def _owner(options: argparse.Namespace, store: Path) -> Owner:
         except KeyError:
             raise CommandError(f"--user: there is no user {options.user} on this host") from None
         return Owner(user.pw_uid, user.pw_gid)
-    above = next(folder for folder in store.absolute().parents if folder.exists())
-    status = os.stat(above)
-    return Owner(status.st_uid, status.st_gid)
+    near = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.exists())
+    status = os.stat(near)
+    # Above a store with a disk of its own all folders are root's.
+    return (_reader(options.config) if status.st_uid == 0 else None) or Owner(status.st_uid, status.st_gid)
+
+
+def _reader(config_file: Path) -> Owner | None:
+    """The user that a deployment lets read the configuration, by its group; None when that does not tell."""
+    from esnode.backup.recover import Owner
+
+    try:
+        gid = config_file.stat().st_gid
+    except OSError:
+        return None
+    users = [user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid]
+    return Owner(users[0], gid) if gid and len(users) == 1 else None
 
 
 def _remarks(options: argparse.Namespace, manifest: Manifest) -> None:
