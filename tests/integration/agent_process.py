@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parents[2] / "roles/esnode_agent/files/esnode/src"
-COLLECTORS = ("cpu", "memory", "disk", "network", "gpu", "power", "gpu_events", "gpu_settings")
+COLLECTORS = ("cpu", "memory", "disk", "network", "gpu", "power", "gpu_events", "gpu_settings", "backup")
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from agent_process import environment, free_port
 from esnode import store
-from esnode.backup import bucket
+from esnode.backup import bucket, state
 from esnode.backup.keep import DAY_MS, prune
 from esnode.backup.recover import verify
 from esnode.backup.take import take
@@ -305,6 +305,47 @@ def test_damage_is_said_by_the_exit_code(tmp_path: Path, config: Path) -> None:
     assert result.returncode == 3
     assert "1 parts of the store are damaged; everything else is in the backup" in result.stderr
     assert "1 parts of the store were damaged" in done("backup", "--list", tmp_path / "backups")
+
+
+def test_the_agent_is_told_how_a_backup_went(tmp_path: Path, config: Path, writer: Writer) -> None:
+    writer.durable()
+    path = tmp_path / "state.json"
+    command = ("backup", tmp_path / "backups", "--config", config, "--state-file", path)
+    began = time.time()
+    mask = os.umask(0o077)
+    try:
+        done(*command)
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o644
+    good = state.read(path)
+    [manifest] = (tmp_path / "backups/manifests").iterdir()
+    taken = json.loads(manifest.read_bytes())
+    files = [file for part in ("blocks", "head", "config") for file in taken[part]]
+    assert good == state.State(good.ended, True, taken["taken_ms"] / 1000, sum(file["size"] for file in files))
+    assert began - 0.001 <= float(good.taken or 0) <= good.ended <= time.time()
+    # Complete here, and not where it was to be brought.
+    assert esnode(*command, "--upload", f"file://{tmp_path}/mnt/second").returncode == 1
+    bad = state.read(path)
+    assert bad == state.State(bad.ended, False, good.taken, good.size) and bad.ended > good.ended
+    # One that takes longer than the service manager has patience.
+    path.write_text("{")
+    waiting = [sys.executable, "-m", "esnode.cli", *map(str, command)]
+    config.rename(tmp_path / "away")
+    os.mkfifo(config)  # it waits for whoever writes the configuration
+    process = subprocess.Popen(waiting, env=environment(), stderr=subprocess.DEVNULL)
+    with config.open("w"):
+        time.sleep(0.2)
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    ended = state.read(path)
+    assert ended == state.State(ended.ended, False, None, None), "of a damaged file nothing is known"
+    config.unlink()
+    (tmp_path / "away").rename(config)
+    lost = esnode(*command[:-1], tmp_path / "nowhere/state.json")
+    assert lost.returncode == 1
+    assert f"the backup is complete, but can't write {tmp_path}/nowhere/state.json: No such file" in lost.stderr
+    assert [found.name for found in tmp_path.glob(".state-*")] == []
 
 
 def test_an_upload_to_a_path_and_urls_that_are_refused(tmp_path: Path, config: Path, writer: Writer) -> None:

@@ -85,6 +85,22 @@ def test_it_is_confined(host: lab.Host) -> None:
     assert float(found[1]) < 1.0, exposure
 
 
+def metrics(host: lab.Host) -> dict[str, float]:
+    """What the agent tells of backups."""
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9100/metrics', timeout=20).read().decode())"
+    lines = host.run(["python3", "-c", ask]).stdout.splitlines()
+    pairs = [line.split() for line in lines if line.startswith("esnode_backup_")]
+    return {name.removeprefix("esnode_backup_"): float(value) for name, value in pairs}
+
+
+def test_prometheus_sees_how_they_go(host: lab.Host) -> None:
+    until(lambda: metrics(host).get("last_run_success") == 1, "the agent does not know of the backups")
+    told = metrics(host)
+    assert told["size_bytes"] > 0
+    assert abs(told["last_run_timestamp_seconds"] - told["last_success_timestamp_seconds"]) < 10
+    until(lambda: metrics(host)["last_success_timestamp_seconds"] > told["last_success_timestamp_seconds"], "it stays")
+
+
 def test_lost_history_comes_back(one: lab.Lab, host: lab.Host) -> None:
     began = oldest(host)
     assert began
@@ -125,6 +141,8 @@ def test_a_backup_that_fails_is_a_failed_unit(host: lab.Host) -> None:
     shell(host, f"mv /{DIR} /srv/away; touch /{DIR}")
     assert host.run(["systemctl", "start", UNIT], check=False).returncode
     assert UNIT in shell(host, "systemctl --failed --no-legend")
+    until(lambda: metrics(host)["last_run_success"] == 0, "the agent does not tell that it failed")
+    assert metrics(host)["last_success_timestamp_seconds"] > 0
     shell(host, f"rm /{DIR}; mv /srv/away /{DIR}; systemctl start {UNIT}")
     assert shell(host, "systemctl --failed --no-legend") == ""
 
@@ -133,6 +151,7 @@ def test_it_is_taken_away_and_the_backups_stay(one: lab.Lab, host: lab.Host) -> 
     there = manifests(host)
     assert changed(one.playbook("esnode-backup.yml", esnode_backup_state="absent")) > 0
     assert changed(one.playbook("esnode-backup.yml", esnode_backup_state="absent")) == 0
-    assert [*(host.root / "etc").rglob("esnode-backup*")] == []
+    assert [*(host.root / "etc").rglob("esnode-backup*"), *(host.root / "var/lib").glob("esnode-backup*")] == []
+    until(lambda: metrics(host) == {}, "the metrics of backups stay")
     assert manifests(host) == there
     assert shell(host, "systemctl is-active esnode-core") == "active"

@@ -52,6 +52,7 @@ _COLLECTORS: dict[str, Callable[[Config], bool]] = {
     "gpu": lambda c: c.collectors.enable_gpu,
     "gpu_events": lambda c: c.collectors.enable_gpu_events,
     "gpu_settings": lambda c: c.collectors.enable_gpu_settings,
+    "backup": lambda c: c.collectors.enable_backup,
     "power": lambda c: c.collectors.enable_power,
     "app": lambda c: c.app.enable_app,
 }

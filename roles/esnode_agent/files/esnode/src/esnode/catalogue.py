@@ -141,6 +141,17 @@ TSDB_ERRORS = _counter(
     "What the local store could not do: open, append, write (tries), read (distinct damaged parts).",
 )
 
+# Its backups
+BACKUP_LAST_SUCCESS = _gauge(
+    "esnode_backup_last_success_timestamp_seconds",
+    "s",
+    "",
+    "Unix time at which the last backup was taken that is complete everywhere it was to be brought to.",
+)
+BACKUP_LAST_RUN = _gauge("esnode_backup_last_run_timestamp_seconds", "s", "", "Unix time at which the last run ended.")
+BACKUP_LAST_RUN_SUCCESS = _gauge("esnode_backup_last_run_success", "0/1", "", "1 if the last run did all it was to do.")
+BACKUP_BYTES = _gauge("esnode_backup_size_bytes", "bytes", "", "Size of all files of the last backup that succeeded.")
+
 # What is sent on
 DELIVERY_QUEUE = _gauge(
     "esnode_delivery_queue_length", "count", "sink", "What waits to be delivered; for remote_write, samples."

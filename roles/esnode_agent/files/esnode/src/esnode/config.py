@@ -91,6 +91,8 @@ class Collectors(Struct, frozen=True, kw_only=True):
     """XID errors counted as they happen; ECC and throttling logged."""
     enable_gpu_settings: Switch = True
     """Whether GPUs have the settings recorded for them in /etc/esnode/gpu-state.json."""
+    enable_backup: Switch = True
+    """Whether the node's backups succeed, where it takes any."""
     gpu_process_memory: Switch = False
     """One series per GPU process: off, since pids make many series."""
     gpu_pcie_throughput: Switch = False

@@ -48,6 +48,12 @@ def register(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upload", metavar="URL", help="then bring DIR to s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///PATH"
     )
+    parser.add_argument(
+        "--state-file",
+        type=Path,
+        metavar="FILE",
+        help="note there how it went; the agent makes metrics of /var/lib/esnode-backup/state.json",
+    )
     add_environment(parser)
     parser.set_defaults(command=_backup)
 
@@ -128,7 +134,8 @@ def _backup(options: argparse.Namespace) -> int:
             return _list(place_of(options.list))
         if options.verify is not None:
             return _verify(place_of(options.verify))
-        return _take(options)
+        taken = _take(options) if options.state_file is None else _take_noted(options)
+        return DAMAGED if taken.manifest.damaged else 0
     except (BackupError, StoreError) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
@@ -148,7 +155,30 @@ def _trouble(where: str, error: OSError) -> str:
     return f"{error.filename or where}: {reason}"
 
 
-def _take(options: argparse.Namespace) -> int:
+def _take_noted(options: argparse.Namespace) -> Taken:
+    """Take one, and note for the agent how that went, also when a service manager ends it."""
+    import signal
+
+    from esnode.backup import BackupError, state
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        taken = _take(options)
+    except BaseException:
+        try:
+            state.failed(options.state_file, time.time())
+        except OSError as error:
+            print(f"esnode-core: can't write {options.state_file}: {error.strerror}", file=sys.stderr)
+        raise
+    size = sum(file.size for file in taken.manifest.files)
+    try:
+        state.write(options.state_file, state.State(time.time(), True, taken.manifest.taken_ms / 1000, size))
+    except OSError as error:
+        raise BackupError(f"the backup is complete, but can't write {options.state_file}: {error.strerror}") from error
+    return taken
+
+
+def _take(options: argparse.Namespace) -> Taken:
     from esnode.backup import configuration
     from esnode.backup.places import Folder
     from esnode.backup.take import take
@@ -182,7 +212,7 @@ def _take(options: argparse.Namespace) -> int:
     finally:
         if source:
             source.close()
-    return DAMAGED if taken.manifest.damaged else 0
+    return taken
 
 
 def _configuration(options: argparse.Namespace) -> tuple[Config | None, list[str]]:
