@@ -155,3 +155,34 @@ def test_it_is_taken_away_and_the_backups_stay(one: lab.Lab, host: lab.Host) -> 
     until(lambda: metrics(host) == {}, "the metrics of backups stay")
     assert manifests(host) == there
     assert shell(host, "systemctl is-active esnode-core") == "active"
+
+
+def test_they_end_with_the_agent_and_the_backups_stay(one: lab.Lab, host: lab.Host) -> None:
+    assert changed(one.playbook("esnode-backup.yml", **OFTEN)) > 0
+    until(lambda: bool(manifests(host)), "there is no backup")
+    keep = {"esnode_agent_keep_data": True}
+    assert changed(one.playbook("esnode-remove.yml", "--check", **keep)) > 0
+    assert shell(host, "systemctl is-active esnode-backup.timer") == "active"
+    assert changed(one.playbook("esnode-remove.yml", **keep)) > 0
+    there = manifests(host)
+    assert there
+    assert [*(host.root / "etc").rglob("esnode-backup*"), *(host.root / "var/lib").glob("esnode-backup*")] == []
+    assert shell(host, "systemctl list-units --all --no-legend 'esnode*'; systemctl --failed --no-legend") == ""
+    assert "esnode" not in (host.root / "etc/passwd").read_text()
+    assert (host.root / "var/lib/esnode/tsdb/store.db").exists()
+    assert changed(one.playbook("esnode-remove.yml", **keep)) == 0
+    assert manifests(host) == there
+
+
+def test_they_go_only_when_that_is_asked_for(one: lab.Lab, host: lab.Host) -> None:
+    foreign = host.root / DIR / "notes.txt"
+    foreign.write_text("of somebody else\n")
+    purge = {"esnode_backup_keep_data": "false"}  # as on a command line
+    assert changed(one.playbook("esnode-remove.yml", "--check", **purge)) > 0
+    assert manifests(host)
+    assert changed(one.playbook("esnode-remove.yml", **purge)) > 0
+    assert [path.name for path in (host.root / DIR).iterdir()] == ["notes.txt"]
+    assert changed(one.playbook("esnode-remove.yml", **purge)) == 0
+    foreign.unlink()
+    assert changed(one.playbook("esnode-remove.yml", **purge)) == 1
+    assert not (host.root / DIR).exists()
