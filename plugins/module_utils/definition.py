@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
+import re
 import shutil
 import stat
 import tempfile
@@ -138,6 +140,59 @@ def make_folders(places: t.Mapping[str, tuple[int, int | None, int | None]]) -> 
         if os.geteuid() == 0:
             os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
         os.chmod(path, mode)
+
+
+def strays(layout: dict[str, str], agent: Owner, store_dir: str = "") -> dict[str, int]:
+    """{path: uid} of what lies in the agent's folders and belongs to neither it nor root: to a user before it.
+
+    Left are links, what has a second name elsewhere, and other file systems, bind mounts too: none of it is surely the
+    agent's.
+    """
+    return {path: uid for path, uid, _folder, _name in _strays(layout, agent, store_dir)}
+
+
+def give_strays(layout: dict[str, str], agent: Owner, store_dir: str = "") -> None:
+    """Give that to the agent, who could not read what it has kept."""
+    for path, _uid, folder, name in _strays(layout, agent, store_dir):
+        # The agent may swap files while this looks at them: what is given is what was looked at.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            handle = os.open(name, flags, dir_fd=folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DefinitionError(f"{path} can't be given to the agent: {error.strerror}") from error
+        try:
+            if _is_stray(os.fstat(handle), agent):
+                os.fchown(handle, -1 if agent.uid is None else agent.uid, -1 if agent.gid is None else agent.gid)
+        finally:
+            os.close(handle)
+
+
+def _strays(layout: dict[str, str], agent: Owner, store_dir: str) -> t.Iterator[tuple[str, int, int, str]]:
+    """(path, uid, descriptor of the folder, name in it) of each."""
+    if os.geteuid():
+        return  # nothing can be given away
+    mounts = _mounts()
+    for top in filter(os.path.isdir, (layout["data_dir"], layout["log_dir"], store_dir)):
+        for path, below, names, folder in os.fwalk(os.path.realpath(top), follow_symlinks=False):
+            below[:] = [name for name in below if os.path.join(path, name) not in mounts]
+            for name in (*below, *names):
+                with contextlib.suppress(FileNotFoundError):
+                    about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    if _is_stray(about, agent):
+                        yield os.path.join(path, name), about.st_uid, folder, name
+
+
+def _is_stray(about: os.stat_result, agent: Owner) -> bool:
+    kind = stat.S_ISDIR(about.st_mode) or (stat.S_ISREG(about.st_mode) and about.st_nlink == 1)
+    return kind and about.st_uid not in (0, agent.uid)
+
+
+def _mounts() -> set[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        places = [line.split(" ")[4] for line in stream]
+    return {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place) for place in places}
 
 
 def check(run: Run, layout: dict[str, str], program: str, these: files.Wanted, scratch: str) -> None:

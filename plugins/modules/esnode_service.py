@@ -59,7 +59,10 @@ options:
     type: dict
     default: {}
   user:
-    description: User that the agent runs as and who owns its data. Empty means who runs the module.
+    description:
+      - User that the agent runs as and who owns its data. Empty means who runs the module.
+      - What a user before, with another number, has left there is given to it. Left as they are what is root's, links,
+        files with a second name, and file systems that are mounted below.
     type: str
     default: ""
   group:
@@ -331,8 +334,9 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
         action, reason = "reload", f"{agent.certificate} would be another one"
     doomed = release.prunable(prefix, options["keep_releases"], agent.release, change.fallback_name)
     others, without = files.differing(wanted), definition.wrong_folders(folders)
+    strays = definition.strays(layout, owner, options["store_dir"]) if texts else {}
     result = {**_answer(module, layout, agent, action, reason, change), "pruned": doomed}
-    result["changed"] = action != "none" or known != agent.release or bool(doomed or others or without)
+    result["changed"] = action != "none" or known != agent.release or bool(doomed or others or without or strays)
     if module._diff:
         secret = [paths[name] for name in options["secret_files"]]
         made = {
@@ -344,6 +348,7 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
         result["diff"] = [
             *files.differences(wanted, secret),
             *([{**made, "before_header": "folders", "after_header": "folders"}] if without else []),
+            *([_owners(strays, options["user"])] if strays else []),
             *result.get("diff", []),
         ]
     if _may_check(module, layout, agent) and {config, paths[definition.ENVIRONMENT]}.intersection(others):
@@ -352,6 +357,8 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     if module.check_mode:
         return result
     definition.make_folders(folders)
+    if strays:
+        definition.give_strays(layout, owner, options["store_dir"])
     status = change.carry_out(action)
     for collector in health.failing(status) if record.of(prefix, agent.release) is None and known is None else []:
         module.warn(f"{collector}. The rest is served; the agent goes on trying")
@@ -360,6 +367,12 @@ def _started(module: AnsibleModule, layout: dict[str, str]) -> Answer:
     for name in doomed:
         release.remove(prefix, name)
     return result
+
+
+def _owners(strays: dict[str, int], user: str) -> dict[str, str]:
+    before = "".join(f"{path}: uid {uid}\n" for path, uid in strays.items())
+    after = "".join(f"{path}: {user}\n" for path in strays)
+    return {"before_header": "owners", "after_header": "owners", "before": before, "after": after}
 
 
 def _may_check(module: AnsibleModule, layout: dict[str, str], agent: record.Agent) -> bool:

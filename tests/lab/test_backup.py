@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import lab
@@ -172,6 +173,33 @@ def test_they_end_with_the_agent_and_the_backups_stay(one: lab.Lab, host: lab.Ho
     assert (host.root / "var/lib/esnode/tsdb/store.db").exists()
     assert changed(one.playbook("esnode-remove.yml", **keep)) == 0
     assert manifests(host) == there
+
+
+def test_a_new_user_gets_what_the_old_one_has_left(one: lab.Lab, host: lab.Host) -> None:
+    there, began = manifests(host), time.time()
+    # Somebody else has its numbers now.
+    uid, gid = shell(host, "stat -c '%u %g' /var/lib/esnode").split()
+    shell(host, f"groupadd -g {gid} other; useradd -M -u {uid} -g {gid} other")
+    shell(host, f"echo > /srv/secret; chown other: /srv/secret; ln -s /srv/secret /{DIR}/link")
+    assert one.playbook("esnode-deploy.yml").code == 0
+    assert shell(host, "id -u esnode") != uid
+    until(lambda: 0 < oldest(host) < began, "the agent does not go on with its store")
+    assert changed(one.playbook("esnode-backup.yml", **OFTEN)) > 0
+    until(lambda: len(manifests(host)) > len(there), "no backup is taken")
+    assert set(there) <= set(manifests(host))
+    assert "every file as it was written" in shell(host, f"runuser -u esnode -- {COMMAND} backup --verify /{DIR}")
+    assert shell(host, f"find /var/lib/esnode /var/log/esnode /{DIR} ! -user esnode") == f"/{DIR}/link"
+    assert shell(host, f"stat -c %U /srv/secret; rm /{DIR}/link") == "other"
+    for playbook, place, more in (
+        ("esnode-deploy.yml", "/var/lib/esnode/tsdb/store.db", {}),
+        ("esnode-backup.yml", f"/{DIR}/manifests", OFTEN),
+    ):
+        assert changed(one.playbook(playbook, **more)) == 0
+        shell(host, f"chown -R other {place}")
+        assert changed(one.playbook(playbook, "--check", **more)) == 1
+        assert shell(host, f"stat -c %U {place}") == "other"
+        assert changed(one.playbook(playbook, **more)) == 1
+        assert shell(host, f"stat -c %U {place}") == "esnode"
 
 
 def test_they_go_only_when_that_is_asked_for(one: lab.Lab, host: lab.Host) -> None:

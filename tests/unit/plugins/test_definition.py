@@ -84,6 +84,55 @@ def test_folders_are_made_and_found_to_be_right(layout: dict[str, str]) -> None:
     assert definition.wrong_folders(folders) == [layout["data_dir"]]
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+
+
+@needs_root
+def test_what_a_user_before_has_left_is_given_to_the_one_of_now(layout: dict[str, str], tmp_path: Path) -> None:
+    data, store, log = Path(layout["data_dir"]), tmp_path / "disk/tsdb", Path(layout["log_dir"])
+    agent, before = definition.Owner(23456, 23457), 12345
+    outside = tmp_path / "outside"
+    outside.write_text("of another user")
+    kept = [data / "tsdb", data / "tsdb/store.db", log / "audit.log", store / "store.db"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if path.name == "tsdb" else path.write_text("kept")
+    left = [data / "link", data / "second-name", data / "pipe", data / "key"]
+    left[0].symlink_to(outside)
+    os.link(outside, left[1])
+    os.mkfifo(left[2])
+    left[3].write_text("root's, on purpose")
+    for path in (*kept, *left[:-1], outside):
+        os.chown(path, before, before, follow_symlinks=False)
+    found = dict.fromkeys(map(str, kept), before)
+    assert definition.strays(layout, agent, str(store)) == found
+    assert definition.strays(layout, definition.Owner(None, None), str(store)) == found, "the user is still to be made"
+    definition.give_strays(layout, agent, str(store))
+    assert definition.strays(layout, agent, str(store)) == {}
+    assert {(os.stat(path).st_uid, os.stat(path).st_gid) for path in kept} == {agent}
+    assert {os.lstat(path).st_uid for path in (*left[:-1], outside)} == {before}
+    assert os.stat(left[3]).st_uid == 0
+
+
+@needs_root
+@pytest.mark.parametrize("kind", [["-t", "tmpfs", "none"], ["--bind", "SOURCE"]])
+def test_what_is_mounted_there_is_left_alone(layout: dict[str, str], tmp_path: Path, kind: list[str]) -> None:
+    source, place = tmp_path / "source", Path(layout["data_dir"]) / "a disk"
+    source.mkdir()
+    place.mkdir(parents=True)
+    options = [str(source) if option == "SOURCE" else option for option in kind]
+    if subprocess.run(["mount", *options, place], capture_output=True, check=False).returncode:
+        pytest.skip("can't mount here")
+    try:
+        (place / "file").write_text("")
+        os.chown(place / "file", 12345, 12345)
+        os.chown(place, 12345, 12345)
+        # The folder itself as well: it is the root of what is mounted.
+        assert definition.strays(layout, definition.Owner(23456, 23456)) == {}
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def test_a_file_in_place_of_a_folder_is_refused(layout: dict[str, str]) -> None:
     os.makedirs(os.path.dirname(layout["config_dir"]))
     Path(layout["config_dir"]).touch()
