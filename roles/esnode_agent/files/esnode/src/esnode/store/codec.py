@@ -205,7 +205,7 @@ class Chunk:
         self._full = counts == self.rows.to_bytes(4, "little") * n
         self._counts: list[int] = [self.rows] * n if self._full else self._all("count").tolist()
         self._odd: list[int] = self._all("exceptions").tolist() if odd.strip(b"\0") else [0] * n
-        self._widths = self._bytes("width")
+        self._widths, self._kinds = self._bytes("width"), self._bytes("kind")
         offset = _COLUMN.itemsize * n
         sizes = struct.unpack_from(f"<{sections}I", self._fields, offset)
         self._sections = list(accumulate(sizes, initial=start))
@@ -272,7 +272,7 @@ class Chunk:
         values: Floats
         if not n:
             return np.empty(0)
-        if self._one("kind", column) == _DOUBLES:
+        if self._kinds[column] == _DOUBLES:
             tails = self._all("tail").tolist()
             start = self._sections[-1] + sum(tails[:column])
             values = standalone.simple_decompress(self._data[start : start + tails[column]])
@@ -307,7 +307,7 @@ class Chunk:
         return self._floats(column, self._numbers(column, n, self._planes(section, width)[:, before : before + n]))
 
     def _floats(self, column: int, numbers: Ints) -> Floats:
-        if self._one("kind", column) == _BITS:
+        if self._kinds[column] == _BITS:
             return numbers.view(np.float64)
         # Divide: multiplying with 10^-k gives other floats.
         scale = self._one("scale", column)

@@ -203,10 +203,11 @@ class Catalog:
         cut = times[inside]
         for number in groups:
             chunk = None
-            place = block.number << SHIFT | number
-            for column, series in seen.columns[number]:
-                samples = self._columns.get((place, column))
-                if samples is None:
+            place, wanted = block.number << SHIFT | number, seen.columns[number]
+            held = self._columns.get_all([(place, column) for column, _series in wanted])
+            read: dict[tuple[int, int], Column] = {}
+            for (column, series), known in zip(wanted, held, strict=True):
+                if (samples := known) is None:
                     if chunk is None and (chunk := self._recent_chunk(connection, block, number, selector)) is None:
                         break
                     if column >= len(chunk):
@@ -217,14 +218,15 @@ class Catalog:
                         self._damage.note("chunk", place, error)
                         break
                     samples.values.flags.writeable = False
-                    if not selector.bulk:
-                        self._columns.put((place, column), samples)
+                    read[place, column] = samples
                 if not len(samples.values):
                     continue
                 if samples.present is None:
                     yield series, cut, samples.values[inside]
                 else:
                     yield _partial(series, times, inside, samples.present, samples.values)
+            if read and not selector.bulk:
+                self._columns.put_all(read)
 
     def columns(self, connection: sqlite3.Connection, block: Block) -> Iterator[tuple[SeriesId, Column]]:
         """All of a block that can be read, column by column."""
