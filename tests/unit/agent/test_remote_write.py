@@ -9,7 +9,7 @@ import email.utils
 import json
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +145,9 @@ class Judge:
         if answer.outcome == "accepted":
             self.taken += samples
         return answer
+
+    async def close(self) -> None:
+        pass
 
 
 def deliver(judge: Judge, *tables: Table) -> Progress:
@@ -284,6 +287,82 @@ def test_sending_begins_with_what_was_collected_since_it_was_wished(tmp_path: Pa
         asyncio.run(rows(0, 1, 2))
         asyncio.run(rows(3, 4))
     assert [ms - 1_000_000_000_000 for _, ms, _ in judge.taken] == list(range(first, 5))
+
+
+async def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a sender look and count as often as it can."""
+    monkeypatch.setattr(sender, "_LOOK_S", 0.01)
+    monkeypatch.setattr(sender, "_COUNT_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_store_that_is_reopened_during_an_outage_is_gone_on_with(tmp_path: Path, moved: bool) -> None:
+    away = [True]
+    judge = Judge(lambda _: Answer("failed", "HTTP 503") if away[0] else Answer("accepted"))
+    progress, stores = Progress(), [store.open(tmp_path / "store")]
+    one = sender.Sender(RemoteWrite(url="http://127.0.0.1/x"), "n1", lambda: stores[-1], progress, 0.0)
+    one._receiver = judge  # type: ignore[assignment]
+    one._backoff.wait_s = lambda _asked: 0.05  # type: ignore[method-assign]
+
+    def append(*times: int) -> None:
+        for when in times:
+            stores[-1].append(when, {A: 1.0, B: 2.0})
+        stores[-1].flush()
+
+    async def run() -> None:
+        append(1000, 2000)
+        sending = asyncio.create_task(one.run())
+        await until(lambda: progress.pending == 4)
+        stores[-1].close()
+        stores.append(store.open(tmp_path / ("elsewhere" if moved else "store")))
+        append(3000, 4000, 9000)
+        await until(lambda: progress.pending == (6 if moved else 10))
+        assert progress.newest_ms == 9000
+        away[0] = False
+        await until(lambda: not progress.pending)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+    asyncio.run(run())
+    stores[-1].close()
+    expected = [3000, 4000, 9000] if moved else [1000, 2000, 3000, 4000, 9000]
+    assert sorted(ms for _, ms, _ in judge.taken) == sorted(2 * expected)
+    assert (progress.sent_ms, progress.lag_s, progress.state) == (9000, 0.0, "ok")
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_receiver_asked_for_is_waited_for_also_when_the_store_is_reopened(tmp_path: Path) -> None:
+    judge = Judge(lambda _: Answer("failed", "HTTP 503", 3600.0))
+    progress, stores = Progress(), [store.open(tmp_path / "store")]
+    one = sender.Sender(RemoteWrite(url="http://127.0.0.1/x"), "n1", lambda: stores[-1], progress, 0.0)
+    one._receiver = judge  # type: ignore[assignment]
+
+    async def run() -> None:
+        stores[-1].append(1000, {A: 1.0})
+        stores[-1].flush()
+        sending = asyncio.create_task(one.run())
+        await until(lambda: judge.requests)
+        stores[-1].close()
+        stores.append(store.open(tmp_path / "store"))
+        stores[-1].append(2000, {A: 1.0})
+        stores[-1].flush()
+        await until(lambda: progress.pending == 2)
+        await asyncio.sleep(0.1)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+    asyncio.run(run())
+    stores[-1].close()
+    assert judge.requests == 1
 
 
 def test_the_shown_url_has_no_secret() -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -37,6 +38,10 @@ _MOST_SUSPECTS = 200
 _REPEAT_LOG_S = 3600.0
 
 
+class _Reopened(Exception):
+    """The store was closed while a request waited to be sent again. The one that is open now has what it held."""
+
+
 class Sender:
     """Runs until it is cancelled. `store`: the store as it is now, None while there is none. `since`: Unix time of the
     wish to send, as far as this process knows it."""
@@ -50,6 +55,7 @@ class Sender:
         self._pacer, self._backoff = Pacer(settings.max_samples_per_second), Backoff()
         self._name = shown(settings.url or "")
         self._together = _TOGETHER
+        self._again_at = 0.0  # no request before this moment
         self._all_refused = False
         self._suspects: set[SeriesId] = set()  # of which single samples were refused
         self._store: Store | None = None
@@ -99,13 +105,21 @@ class Sender:
             position.keep(batch.start)
             self._count()
             return False
-        for rows, tables in units(self._staleness.mark(batch), self._together):
-            for table in tables:
-                await self._deliver(table)
-            self._progress.sent_ms = int(batch.times[rows - 1])
-            position.keep(batch.after(rows))
-            self._count()
+        with contextlib.suppress(_Reopened):  # the next round begins at the place that is kept
+            for rows, tables in units(self._staleness.mark(batch), self._together):
+                for table in tables:
+                    await self._deliver(table)
+                self._progress.sent_ms = int(batch.times[rows - 1])
+                position.keep(batch.after(rows))
+                self._count()
+                if self._reopened():
+                    break
         return True
+
+    def _reopened(self) -> bool:
+        """Whether there is another store than the one that is being sent."""
+        now = self._store_now()
+        return now is not None and now is not self._store
 
     def _begin(self, store: Store) -> None:
         """Find the place in a store that was opened."""
@@ -188,10 +202,11 @@ class Sender:
         )
 
     async def _until_answered(self, table: Table) -> Answer:
-        """Send one request until it is accepted or refused."""
+        """Send one request until it is accepted or refused. _Reopened when that takes longer than the store is open."""
         body = self._encoder.body(table)
         progress = self._progress
         while True:
+            await self._wait()
             await asyncio.sleep(self._pacer.delay_s(table.samples, time.monotonic()))
             began = time.monotonic()
             answer = await self._receiver.send(body)
@@ -215,18 +230,21 @@ class Sender:
                 answer.why,
                 progress.pending,
             )
-            await self._wait(self._backoff.wait_s(answer.wait_s))
+            self._again_at = time.monotonic() + self._backoff.wait_s(answer.wait_s)
 
-    async def _wait(self, seconds: float) -> None:
-        """Sleep, and go on counting what waits."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+    async def _wait(self) -> None:
+        """Sleep until it is time for the next try, and go on counting what waits."""
+        while (left := self._again_at - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 2 * _COUNT_S))
+            if self._reopened():
+                raise _Reopened
             self._count()
 
     def _count(self) -> None:
         store, position = self._store, self._position
         if store is None or position is None or position.cursor is None or time.monotonic() < self._counted_at:
+            return
+        if store is not self._store_now():  # a closed one can't tell
             return
         self._counted_at = time.monotonic() + _COUNT_S
         try:
