@@ -17,7 +17,7 @@ import pytest
 from cramjam import snappy
 from esnode import store, wire
 from esnode.config import RemoteWrite
-from esnode.deliver import receiver, sender
+from esnode.deliver import pacing, receiver, sender
 from esnode.deliver.pacing import Backoff, Pacer, retry_after_s
 from esnode.deliver.position import FILE, Position
 from esnode.deliver.progress import Progress
@@ -25,6 +25,8 @@ from esnode.deliver.receiver import Answer
 from esnode.deliver.write_request import STALE, Encoder, Staleness, Table, units
 from esnode.store.following import Batch, Cursor
 from esnode.store.model import SeriesId
+from hypothesis import given
+from hypothesis import strategies as st
 
 A, B, C = (SeriesId.of("m", {"s": one}) for one in "abc")
 Sample = tuple[tuple[tuple[str, str], ...], int, int]
@@ -223,6 +225,64 @@ def test_what_is_too_large_is_cut_until_it_fits() -> None:
     judge = Judge(lambda samples: Answer("too_large" if len(samples) > 7 else "accepted"))
     progress = deliver(judge, grid(10, 30))
     assert (len(judge.taken), progress.sent, sum(progress.dropped.values())) == (300, 300, 0)
+
+
+def test_what_was_too_large_is_not_asked_for_each_piece_and_requests_grow_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+
+    def takes(samples: list[Sample]) -> Answer:
+        sizes.append(len(samples))
+        return Answer("too_large" if len(samples) > 300 and len(sizes) < 60 else "accepted")
+
+    deliver(Judge(takes), *(grid(20, 100) for _ in range(5)))
+    assert sizes[:3] == [2000, 1000, 500]
+    assert max(sizes[3:]) <= 250, "it was not remembered"
+    sizes.clear()
+    monkeypatch.setattr(pacing, "_REFUSED_S", 0.0)
+    deliver(Judge(takes), *(grid(20, 100) for _ in range(30)))
+    assert sizes[-1] == 2000
+
+
+def test_a_sample_that_is_too_large_by_itself_keeps_no_request_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "_REFUSED_S", 0.0)
+    sizes: list[int] = []
+
+    def takes(samples: list[Sample]) -> Answer:
+        sizes.append(len(samples))
+        return Answer("too_large" if any(dict(labels)["s"] == "0030" for labels, _, _ in samples) else "accepted")
+
+    progress = deliver(Judge(takes), *(grid(20, 100) for _ in range(30)))
+    assert (progress.sent, progress.dropped["refused"]) == (30 * 20 * 99, 30 * 20)
+    assert sizes[:6] == [2000, 1000, 500, 200, 100, 50]
+    assert max(sizes[-100:]) == 20 * 99
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(20, 4000), st.integers(1, 300), st.floats(0.01, 300)),  # a limit, requests, s between
+        max_size=12,
+    )
+)
+def test_the_size_of_requests_follows_what_the_receiver_takes(phases: list[tuple[int, int, float]]) -> None:
+    size, now = pacing.Size(2000), 0.0
+    refused: list[float] = []
+    for limit, requests, seconds in [*phases, (2000, 6 * pacing._GROW_AFTER, pacing._REFUSED_S)]:
+        for _ in range(requests):
+            now += seconds
+            before = size.samples
+            if before <= limit:
+                size.taken(now)
+                assert size.samples in (before, min(2 * before, 2000))
+            else:
+                size.too_large(before, now)
+                assert size.samples == max(before // 2, pacing.LEAST)
+                refused += [now] if before > pacing.LEAST else []
+            assert pacing.LEAST <= size.samples <= 2000
+    assert size.samples == 2000, "it has not grown again"
+    # From 2000 down to 50 are six steps; after one, none is asked for again that was refused.
+    assert all(later - one >= pacing._REFUSED_S for one, later in zip(refused, refused[6:], strict=False))
 
 
 def test_what_failed_is_sent_again_until_it_is_taken() -> None:

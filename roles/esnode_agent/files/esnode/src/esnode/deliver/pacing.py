@@ -1,6 +1,6 @@
 # Copyright: the esnode authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How fast and how often to send: a bounded rate, and waits between tries that grow and are never the same."""
+"""How fast, how much at once and how often to send: a bounded rate, requests that fit, and waits that grow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import time
 
 FIRST_S, LONGEST_S = 1.0, 60.0
 _MOST_ASKED_S = 3600.0
+LEAST = 50  # samples: a smaller request is not refused for its size
+_REFUSED_S = 600.0  # how long a size that was too large is not tried again
+_GROW_AFTER = 20  # requests that were taken
 
 
 class Pacer:
@@ -23,6 +26,29 @@ class Pacer:
         start = max(self._free_at, now)
         self._free_at = start + samples / self._rate
         return start - now
+
+
+class Size:
+    """How many samples go into one request: `most`, until the receiver says that this is too large.
+
+    Ten minutes after it has said so for the last time the size is doubled after every 20 requests that are taken.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.samples = self._most = most
+        self._taken, self._grow_at = 0, 0.0
+
+    def too_large(self, samples: int, now: float) -> None:
+        """A request of so many samples was too large at `now`."""
+        if samples > LEAST:
+            self.samples = max(LEAST, samples // 2)
+            self._taken, self._grow_at = 0, now + _REFUSED_S
+
+    def taken(self, now: float) -> None:
+        """A request was taken at `now`."""
+        self._taken += 1
+        if self._taken >= _GROW_AFTER and now >= self._grow_at:
+            self.samples, self._taken = min(2 * self.samples, self._most), 0
 
 
 class Backoff:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from esnode.config import RemoteWrite
-from esnode.deliver.pacing import Backoff, Pacer
+from esnode.deliver.pacing import Backoff, Pacer, Size
 from esnode.deliver.position import Position
 from esnode.deliver.progress import Progress
 from esnode.deliver.receiver import Answer, Receiver, shown
@@ -54,7 +54,7 @@ class Sender:
         self._encoder = Encoder({"job": "esnode", "instance": host, **settings.labels})
         self._pacer, self._backoff = Pacer(settings.max_samples_per_second), Backoff()
         self._name = shown(settings.url or "")
-        self._together = _TOGETHER
+        self._size = Size(_TOGETHER)
         self._again_at = 0.0  # no request before this moment
         self._all_refused = False
         self._suspects: set[SeriesId] = set()  # of which single samples were refused
@@ -106,7 +106,7 @@ class Sender:
             self._count()
             return False
         with contextlib.suppress(_Reopened):  # the next round begins at the place that is kept
-            for rows, tables in units(self._staleness.mark(batch), self._together):
+            for rows, tables in units(self._staleness.mark(batch), self._size.samples):
                 for table in tables:
                     await self._deliver(table)
                 self._progress.sent_ms = int(batch.times[rows - 1])
@@ -162,15 +162,19 @@ class Sender:
         waiting = [table]
         while waiting:
             one = waiting.pop()
+            halves = one.halves()
+            if one.samples > self._size.samples and halves is not None:
+                waiting += reversed(halves)
+                continue
             answer = await self._until_answered(one)
             if answer.outcome == "accepted":
                 accepted = True
+                self._size.taken(time.monotonic())
                 self._progress.sent += one.samples
                 self._suspects.difference_update(one.series)
                 continue
-            halves = one.halves()
             if answer.outcome == "too_large":
-                self._together = max(50, min(self._together, one.samples) // 2)
+                self._size.too_large(one.samples, time.monotonic())
             elif len(one.times) > 1:
                 halves = halves if between > 0 else None
                 between -= 1
