@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import math
+import os
 
+import pytest
 from esnode import catalogue
-from esnode.expose import Renderer
+from esnode.expose import Format, Renderer
 from esnode.snapshot import Samples, Snapshot
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +78,17 @@ def test_series_that_come_and_go_are_followed() -> None:
     for samples in ({one: 1.0}, {one: 1.0, two: 0.0}, {two: 1.0}, {}, {two: 1.0, one: 0.0}):
         read = parsed(renderer.render(page({"network": samples})).decode())
         assert read == {("esnode_network_up", frozenset(s.labels.items())): v for s, v in samples.items()}
+
+
+@pytest.mark.parametrize("text_format", ["prometheus", "openmetrics"])
+def test_a_label_out_of_bytes_that_are_no_text_leaves_the_page_whole(text_format: Format) -> None:
+    odd = os.fsdecode(b"nvme\xff0")
+    series = catalogue.COLLECTOR_UP.series(odd)
+    assert series is catalogue.COLLECTOR_UP.series(odd) is catalogue.COLLECTOR_UP.series("nvme\ufffd0")
+    part = catalogue.REMOTE_WRITE_DURATION.part("_bucket", odd)
+    assert part is catalogue.REMOTE_WRITE_DURATION.part("_bucket", "nvme\ufffd0")
+    text = Renderer(text_format).render(page({"x": {series: 1.0, part: 2.0}})).decode()
+    assert 'esnode_collector_up{collector="nvme\ufffd0"} 1.0\n' in text
 
 
 def test_a_truth_value_and_a_whole_number_are_numbers() -> None:

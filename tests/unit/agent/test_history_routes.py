@@ -329,6 +329,40 @@ def test_a_misspelt_parameter_exports_nothing(filled: store.store.Store) -> None
     serving(filled, test)
 
 
+def test_bytes_that_are_no_text_are_refused_wherever_they_stand(filled: store.store.Store) -> None:
+    def status(port: int, path: bytes) -> int:
+        with socket.create_connection(("127.0.0.1", port), 30) as one:
+            one.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            return int(one.recv(4096).split()[1])
+
+    async def test(client: Client) -> None:
+        takes_selectors = (
+            b"/tsdb/export?match[]=",
+            b"/api/v1/series?match[]=",
+            b"/api/v1/labels?match[]=",
+            b"/api/v1/label/n/values?match[]=",
+            b"/api/v1/query?query=",
+            b"/api/v1/query_range?start=0&end=1&step=1&query=",
+        )
+        selectors = [path + one for path in takes_selectors for one in (b'a{n="@"}', b'a{n!~"1@"}', b"@", b"a{@}")]
+        others = [
+            *(b"/tsdb/export?" + one for one in (b"from=@", b"format=@", b"step=@", b"@=1")),
+            b"/api/v1/query?query=a&time=@",
+            b"/api/v1/query_range?query=a&start=@&end=1&step=1",
+            b"/api/v1/series?match[]=a&limit=@",
+            b"/api/v1/label/@/values",
+            b"/@",
+        ]
+        for path in (*selectors, *others):
+            for odd in (b"\xff", b"\xed\xa0\x80", b"%FF", b"%ED%A0%80"):
+                got = await asyncio.to_thread(status, client.port, path.replace(b"@", odd))
+                assert got in (200, 400, 404, 422), (got, path, odd)
+                if not odd.startswith(b"%"):
+                    assert got != 200 or path not in selectors, (path, odd)
+
+    serving(filled, test)
+
+
 def test_bodies_that_are_too_large_or_odd_are_refused(filled: store.store.Store) -> None:
     async def test(client: Client) -> None:
         assert await client.post("/api/v1/read", b"a" * 100_000) == 400

@@ -55,6 +55,8 @@ def test_selectors(text: str, matchers: list[tuple[str, str, str]]) -> None:
         ('x{a=="b"}', "a value in quotes"),
         ("x{a='1'} offset 5m", "the end of the selector"),
         ('x{"a"="b"}', "a label's name"),
+        ('x{a="\udcff"}', "at character 5: the value for label a is no UTF-8"),
+        ('x{a!~"\udcff"}', "at character 6: the value for label a is no UTF-8"),
     ],
 )
 def test_what_is_none_is_refused_with_its_place(text: str, words: str) -> None:
@@ -77,7 +79,7 @@ def test_any_value_can_be_written(matchers: list[tuple[str, str, str]]) -> None:
     assert list(parse(text))[1:] == [Matcher(*one) for one in matchers]  # type: ignore[arg-type]
 
 
-@given(st.text("abx_{}=!~\"\\'`, 1\n", max_size=30))
+@given(st.text("abx_{}=!~\"\\'`, 1\n\udcff", max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(SelectorError):
         parse(text)

@@ -14,6 +14,12 @@ def matches(pattern: str, text: str, op: str = "=~") -> bool:
     return Selector([Matcher("__name__", op, pattern)]).name(text)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("op", ["=", "!=", "=~", "!~"])
+def test_what_is_no_text_is_said(op: str) -> None:
+    with pytest.raises(BadMatcher, match=r"label a is no UTF-8: 'x\\udcff'"):
+        Selector([Matcher("a", op, "x\udcff")])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("pattern", "good", "bad"),
     [

@@ -99,11 +99,23 @@ def test_a_series_twice_in_one_append_is_an_error_that_names_it(opened: Opener) 
     assert len(one.select()) == 1
 
 
+@pytest.mark.parametrize("series", [SeriesId("x", (("path", "\udc80"),)), SeriesId("x", (("\ud800", "1"),)),
+                                    SeriesId("x\udfff")])  # fmt: skip
+def test_what_is_no_text_is_not_taken_and_costs_the_next_row_nothing(opened: Opener, series: SeriesId) -> None:
+    one = opened()
+    one.append(START_MS, row(3, 0))
+    with pytest.raises(ValueError, match="is no UTF-8"):
+        one.append(START_MS + 1, {**row(3, 1), series: 1.0})
+    one.append(START_MS + 2, row(3, 2))
+    assert {tuple(data.times.tolist()) for data in one.select()} == {(START_MS, START_MS + 2)}
+    assert len(one.select([Matcher("gpu", "=~", ".+")])) == 3
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 def test_odd_floats_and_names_keep_every_bit(opened: Opener, sealed: bool) -> None:
     one = opened()
     odd = [STALE, math.nan, -0.0, 0.0, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 0.1 + 0.2]
-    name = SeriesId.of("x", {"path": 'C:\\a"b\n', "umlaut": "ä€😀", "broken": "\udc80"})
+    name = SeriesId.of("x", {"path": 'C:\\a"b\n', "umlaut": "ä€😀\ufffd"})
     for tick, value in enumerate(odd):
         one.append(START_MS + tick, {name: value})
     one.flush()

@@ -16,6 +16,8 @@ from weakref import WeakValueDictionary
 
 Kind = Literal["gauge", "counter", "histogram"]
 _interning = threading.Lock()
+# What Python makes of bytes that are no UTF-8, in names of files for example. No page and no protocol can hold it.
+_UNWRITABLE = re.compile("[\ud800-\udfff]")
 
 
 def escape_help(text: str) -> str:
@@ -57,7 +59,10 @@ class Family:
     _made: WeakValueDictionary[tuple[str, ...], Series] = field(default_factory=WeakValueDictionary, repr=False)
 
     def series(self, *label_values: str) -> Series:
-        """Return the one series of this family with these label values, in the order of `labels`."""
+        """Return the one series of this family with these label values, in the order of `labels`.
+
+        What can't be written as UTF-8 becomes U+FFFD.
+        """
         return self._made.get(label_values) or self._make("", self.labels, label_values)
 
     def part(self, suffix: str, *label_values: str) -> Series:
@@ -68,9 +73,11 @@ class Family:
     def _make(self, suffix: str, labels: tuple[str, ...], values: tuple[str, ...]) -> Series:
         if len(values) != len(labels):
             raise ValueError(f"{self.name}{suffix} has the labels {labels}, got the values {values}")
+        whole = tuple(_UNWRITABLE.sub("\ufffd", value) for value in values)
+        key, asked = ((suffix, *some) if suffix else some for some in (whole, values))
         with _interning:  # two threads must not make two objects of one series
-            made = Series(self, suffix, dict(zip(labels, values, strict=True)))
-            return self._made.setdefault((suffix, *values) if suffix else values, made)
+            made = self._made.setdefault(key, Series(self, suffix, dict(zip(labels, whole, strict=True))))
+            return self._made.setdefault(asked, made)
 
 
 FAMILIES: Final[dict[str, Family]] = {}

@@ -126,6 +126,9 @@ class Epoch:
         known = self._id_of_key
         new = [key for key in keys if key not in known]
         named = [SeriesId.of(key.name, key.labels) for key in new]
+        for series in named:
+            if not series.writable:
+                raise ValueError(f"the series {series.name!r}{series.labels} holds what is no UTF-8")
         for key, series in zip(new, named, strict=True):
             known[key] = self.register(series)
         numbers = np.fromiter((known[key] for key in keys), np.int32, len(keys))

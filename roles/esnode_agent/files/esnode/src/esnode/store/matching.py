@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import re2  # type: ignore[import-untyped, unused-ignore]
 
 from esnode.store.errors import BadMatcher
-from esnode.store.model import Matcher, SeriesId
+from esnode.store.model import Matcher, SeriesId, writable
 
 NAME = "__name__"
 MOST_CHARACTERS = 8192
@@ -84,6 +84,8 @@ class Among(Selector):
 
 def _test(matcher: Matcher) -> Test:
     value = matcher.value
+    if not writable(value):
+        raise BadMatcher(f"the value for label {matcher.label} is no UTF-8: {value[:40]!r}")
     if matcher.op == "=":
         return lambda text: text == value
     if matcher.op == "!=":

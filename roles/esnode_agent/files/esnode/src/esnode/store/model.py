@@ -20,6 +20,15 @@ SMALLEST_BYTES = 8 * MIB
 FOREVER_MS = 2**62
 
 
+def writable(text: str) -> bool:
+    """Whether UTF-8 can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class SeriesLike(Protocol):
     """What `append` takes as the key of a value: hashable, and never changing its name or labels."""
 
@@ -54,6 +63,11 @@ class SeriesId:
     def labels(self) -> dict[str, str]:
         """Label values by name."""
         return dict(self.pairs)
+
+    @property
+    def writable(self) -> bool:
+        """Whether name and labels are text that UTF-8 can hold; half of a surrogate pair is not."""
+        return writable(self.name) and all(writable(text) for pair in self.pairs for text in pair)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class Store(Selecting):
         """Add one sample of each series, taken at `time_ms` (ms since 1970). Durable `flush_s` later.
 
         The keys are compared with those of the last call first: the same objects in the same order cost least.
-        ValueError when a series is in it twice.
+        ValueError when a series is in it twice, or holds text that can't be written as UTF-8.
         """
         if self._closed:
             raise StoreError(f"the store {self.path} is closed")
