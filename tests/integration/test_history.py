@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from agent_process import AgentProcess, configuration, free_port
 from esnode import store
 from esnode.store import Matcher
 from esnode.store.keys import read_keys
+from small_disks import ext4_image, fill_up, mounted, tmpfs
 
 LOAD = [Matcher("__name__", "=", "esnode_load1")]
 
@@ -76,19 +75,6 @@ def test_a_second_agent_on_the_same_store_is_refused_and_serves_its_metrics(tmp_
         assert first.status()["tsdb"]["state"] == "ok"
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, *what: str) -> Iterator[None]:
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", *what, folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
 def until_failed(agent: AgentProcess) -> str:
     """Wait until the store says that it can't write; the reason."""
     until(lambda: agent.status()["tsdb"]["state"] == "failed")
@@ -97,17 +83,14 @@ def until_failed(agent: AgentProcess) -> str:
     return str(agent.status()["tsdb"]["error"])
 
 
-@needs_root
 def test_a_full_disk_costs_no_sample_and_is_written_again_when_it_has_room(tmp_path: Path) -> None:
     port, disk = free_port(), tmp_path / "disk"
-    with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "tmpfs"):
+    with tmpfs(disk, "4m"):
         with AgentProcess(tmp_path, text(port, disk / "tsdb"), port) as agent:
             until(lambda: agent.status()["tsdb"]["state"] == "ok")
-            with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
-                while True:
-                    filler.write(bytes(65536))
+            ballast = fill_up(disk)
             assert "full" in until_failed(agent)
-            (disk / "filler").unlink()
+            ballast.unlink()
             until(lambda: agent.status()["tsdb"]["state"] == "ok")
             assert counted(agent, "esnode_tsdb_samples_lost_total") == 0, "they waited in memory"
         with store.open_for_reading(disk / "tsdb") as reader:
@@ -115,13 +98,9 @@ def test_a_full_disk_costs_no_sample_and_is_written_again_when_it_has_room(tmp_p
         assert np.max(np.diff(load.times)) < 1500
 
 
-@needs_root
 def test_a_disk_that_has_become_read_only_is_served_from_and_said(tmp_path: Path) -> None:
-    port, disk, image = free_port(), tmp_path / "disk", tmp_path / "image"
-    with image.open("wb") as file:
-        file.truncate(24 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    with mounted(disk, "-o", "loop,errors=remount-ro", str(image)):
+    port, disk, image = free_port(), tmp_path / "disk", ext4_image(tmp_path / "image", 24 << 20)
+    with mounted(disk, "-o", "loop,errors=remount-ro", image):
         device = subprocess.run(["losetup", "--noheadings", "--output", "name", "--associated", image],
                                 capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
         with AgentProcess(tmp_path, text(port, disk / "tsdb"), port) as agent:
@@ -135,7 +114,7 @@ def test_a_disk_that_has_become_read_only_is_served_from_and_said(tmp_path: Path
             assert load.times[-1] / 1000 > broken - 8
     fixed = subprocess.run(["e2fsck", "-fy", image], capture_output=True, check=False)
     assert fixed.returncode in (0, 1), fixed.stdout
-    with mounted(disk, "-o", "loop", str(image)), AgentProcess(tmp_path, text(port, disk / "tsdb"), port) as agent:
+    with mounted(disk, "-o", "loop", image), AgentProcess(tmp_path, text(port, disk / "tsdb"), port) as agent:
         until(lambda: agent.status()["tsdb"].get("oldest") == load.times[0] / 1000)
 
 

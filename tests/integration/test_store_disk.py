@@ -4,88 +4,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import shutil
 import subprocess
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 from esnode import store
 from esnode.store.model import MIB, SeriesId
-from esnode.store.store import Store
+from opened_stores import Opener
 from samples import START_MS, Expected, eventually, named, row
-
-Opener = Callable[..., Store]
-
-
-@pytest.fixture
-def opened() -> Iterator[Opener]:
-    """Open stores that are closed at the end, whatever happens."""
-    stores: list[Store] = []
-
-    def opener(path: Path, **options: Any) -> Store:
-        stores.append(store.open(path, store.Options(**{"wall": lambda: START_MS / 1000, **options})))
-        return stores[-1]
-
-    yield opener
-    for one in stores:
-        with contextlib.suppress(store.NotWritten):
-            one.close()
+from small_disks import ext4_image, fill_up, mounted, not_tried, tmpfs
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 12 MiB."""
-    yield from mounted(tmp_path, ["-t", "tmpfs", "-o", "size=12m", "none"])
+    with tmpfs(tmp_path / "disk", "12m") as point:
+        yield point
 
 
 @pytest.fixture
 def ext4(tmp_path: Path) -> Iterator[Path]:
     """A file system that becomes read-only at an error, as a server's root does."""
-    image = tmp_path / "image"
-    with image.open("wb") as file:
-        file.truncate(32 * MIB)
-    if subprocess.run(["mkfs.ext4", "-q", image]).returncode:
-        not_tried("there is no mkfs.ext4")
-    yield from mounted(tmp_path, ["-o", "loop,errors=remount-ro", str(image)])
-
-
-def not_tried(why: str) -> NoReturn:
-    """Skip, where it can't be overlooked."""
-    why = f"NOT TRIED: a store on a disk that is full or read-only; {why}"
-    warnings.warn(why, stacklevel=2)
-    pytest.skip(why)
-
-
-def mounted(tmp_path: Path, arguments: list[str]) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        not_tried("it takes root to mount")
-    point = tmp_path / "disk"
-    point.mkdir()
-    done = subprocess.run(["mount", *arguments, point], capture_output=True, text=True)
-    if done.returncode:
-        not_tried(f"can't mount: {done.stderr.strip()}")
-    try:
+    image = ext4_image(tmp_path / "image", 32 * MIB)
+    with mounted(tmp_path / "disk", "-o", "loop,errors=remount-ro", image) as point:
         yield point
-    finally:
-        subprocess.run(["umount", "--lazy", point], check=True)
-
-
-def fill_up(point: Path) -> Path:
-    ballast = point / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        for size in (65536, 4096, 512, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                pass
-    return ballast
 
 
 def test_a_full_disk_stops_nothing_and_room_brings_everything_on_it(

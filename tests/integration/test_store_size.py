@@ -4,51 +4,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from esnode import store
 from esnode.store import SeriesId
 from esnode.store.model import MIB, SMALLEST_BYTES
-from esnode.store.store import Store, folder_bytes
+from esnode.store.store import folder_bytes
+from opened_stores import Opener
 from samples import START_MS, named
 
-Opener = Callable[..., Store]
 SERIES = [named(n) for n in range(1000)]
 
 
 def noise(rng: np.random.Generator, series: int) -> dict[SeriesId, float]:
     """Numbers of 6.5 bytes that no codec makes smaller."""
     return dict(zip(SERIES[:series], rng.integers(0, 2**52, series).astype(float).tolist(), strict=True))
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Opener]:
-    """Open stores that are closed at the end, whatever happens."""
-    stores: list[Store] = []
-
-    def opener(**options: Any) -> Store:
-        settings = store.Options(**{"wall": lambda: START_MS / 1000, **options})
-        stores.append(store.open(tmp_path / "store", settings))
-        return stores[-1]
-
-    yield opener
-    for one in stores:
-        with contextlib.suppress(store.NotWritten):
-            one.close()
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "key"
-    path.write_text("11" * 32 + "\n")
-    path.chmod(0o600)
-    return path
 
 
 class Sampler:
