@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -23,7 +25,8 @@ from esnode.backup.places import Folder
 from esnode.backup.recover import Owner, choose, restore, verify
 from esnode.backup.take import Taken, mirror, take
 from esnode.backup.tarball import TarWriter, unpack
-from esnode.config import Config, Orchestrator, Security
+from esnode.config import SECRETS, Config, Orchestrator, Security
+from esnode.config_file import ConfigError, load
 from esnode.store.backup import Source
 from esnode.store.envelope import Envelope
 from esnode.store.identity import Identity, read_identity, write_identity
@@ -526,6 +529,73 @@ def test_no_secret_and_no_private_key_is_taken(tmp_path: Path) -> None:
     kept, notes = configuration.collect(config, None)
     assert [one.path.name for one in kept] == ["gpu-state.json"]
     assert "holds a secret" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://am/x?token=hush&v=${V}&hush", "https://am/x?token=${ESNODE_URL_TOKEN}&v=${V}&${ESNODE_URL_QUERY}"),
+        ("https://me:hu?sh@am/x", "https://${ESNODE_URL_CREDENTIALS}@am/x"),
+        ("https://${USER}:${PASSWORD}@am/x?a=${B}", "https://${USER}:${PASSWORD}@am/x?a=${B}"),
+        ("https://am/alertmanager/", "https://am/alertmanager/"),
+    ],
+)
+def test_secrets_of_a_url_are_not_taken(tmp_path: Path, given: str, kept: str) -> None:
+    config = tmp_path / "esnode.toml"
+    config.write_text(f'# alert_manager_url = "{given}"\n[alerts]\nalert_manager_url = "{given}"  # the new one\n')
+    (taken,), _notes = configuration.collect(config, None)
+    assert taken.data.decode() == config.read_text().replace(given, kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ('headers = { Api-Key = "hush", X-A = "a" }', 'headers = { Api-Key = "${ESNODE_API_KEY}", X-A = "a" }'),
+        ("headers = { \"X-Auth-Token\" = 'hush' }", 'headers = { "X-Auth-Token" = "${ESNODE_X_AUTH_TOKEN}" }'),
+        ("[remote_write.headers]\nCookie = 'hush'", '[remote_write.headers]\nCookie = "${ESNODE_COOKIE}"'),
+        ('password = "hu\\"sh"  # none of its keys', 'password = "${ESNODE_PASSWORD}"  # none of its keys'),
+        ('password_path = "/etc/x"\nbearer_token_path = "/y"', 'password_path = "/etc/x"\nbearer_token_path = "/y"'),
+        ('password = ""', 'password = ""'),
+        ('password = "hush"  # or was it hush-hush', None),
+        ("password = 4711", None),
+        ('password = ["hush"]', None),
+        ("password = \'\'\'\nhush\'\'\'", None),
+        ('url = "https://me:hu\'sh@am/x"', None),
+        ('url = "https://am/x\\u003Ftoken=hush"', None),
+    ],
+)  # fmt: skip
+def test_secrets_of_any_key_are_not_taken(tmp_path: Path, given: str, kept: str | None) -> None:
+    config = tmp_path / "esnode.toml"
+    config.write_text(f"[remote_write]\n{given}\n")
+    taken, notes = configuration.collect(config, None)
+    assert [one.data.decode() for one in taken] == ([] if kept is None else [f"[remote_write]\n{kept}\n"])
+    assert [note.endswith("holds a secret that can't be told from the rest") for note in notes] == [True] * (not kept)
+
+
+@given(st.text(st.sampled_from("sh\"'\\@/?#=&:$ {}\n"), max_size=12))
+def test_no_spelling_of_a_secret_is_taken(tmp_path_factory: pytest.TempPathFactory, odd: str) -> None:
+    config = tmp_path_factory.getbasetemp() / "odd.toml"
+    secret = json.dumps(f"hush{odd}hush")
+    address = json.dumps("http://u:hush" + re.sub(r"[/\s]", "", odd) + "hush@h/")
+    config.write_text(f"[x]\ntoken = {secret}\nmore = {{ a-token = {secret}, b = 1 }}\nurl = {address}\n")
+    for one in configuration.collect(config, None)[0]:
+        assert b"hush" not in one.data
+
+
+def test_every_secret_of_the_configuration_is_known_by_its_name(tmp_path: Path) -> None:
+    config = tmp_path / "esnode.toml"
+    for secret in SECRETS:
+        section, _unused, key = secret.partition(".")
+        config.write_text(f'[{section}]\n{key} = "hush"\n')
+        assert b"hush" not in configuration.collect(config, None)[0][0].data
+
+
+def test_a_restored_configuration_says_what_it_lacks(tmp_path: Path) -> None:
+    config = tmp_path / "esnode.toml"
+    config.write_text('[alerts]\nalert_manager_url = "https://am/x?token=hush"\n')
+    config.write_bytes(configuration.collect(config, None)[0][0].data)
+    with pytest.raises(ConfigError, match="alert_manager_url: environment variable ESNODE_URL_TOKEN is not set"):
+        load(config, {})
 
 
 def test_a_manifest_that_names_other_files_is_refused(tmp_path: Path) -> None:

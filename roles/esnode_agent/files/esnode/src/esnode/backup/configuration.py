@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from esnode.config import SECRETS, Config
+from esnode.config import Config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +22,10 @@ else:
 GPU_STATE = "gpu-state.json"
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _REFERENCE = re.compile(r"\$\{\w+\}")
-_CREDENTIALS = re.compile(r"""(://)(?!\$\{\w+\}@)[^/\s"']*@""")
+_NAME = r"(?<![\w?&-])[\w-]*(?:token|passw|secret|api[_-]?key|credential|cookie)[\w-]*(?<!_path)"
+_SECRET_KEY = re.compile(_NAME, re.IGNORECASE)
+_ASSIGNED = re.compile(rf"""({_NAME})(["']?\s*=\s*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.IGNORECASE)
+_BEFORE = re.compile(rf"^[ \t]*#.*{_NAME}[\"']?\s*=.*\n?", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +83,59 @@ def _certificates(config: Config | None) -> list[Path]:
 
 
 def _without_secrets(data: bytes) -> bytes | None:
-    """The configuration with references to the environment in the place of secrets; None when that can't be done."""
+    """The configuration with references to the environment in the place of secrets; None when that can't be done.
+
+    Secrets are values of keys that are named like one, users with passwords and values of the query in URLs.
+    """
     try:
         text = data.decode()
-        document = tomllib.loads(text)
-        for secret in sorted(SECRETS):
-            section, _unused, key = secret.partition(".")
-            value = document.get(section, {}).get(key)
-            text = re.sub(rf"(?m)^\s*#.*\b{key}\b\s*=.*\n?", "", text)  # one that was used before
-            if isinstance(value, str) and value and not _REFERENCE.fullmatch(value):
-                text = re.sub(rf"(?m)^(\s*{key}\s*=\s*).*$", rf'\1"${{ESNODE_{key.upper()}}}"', text)
-                if value in text:
-                    return None
-        text = _CREDENTIALS.sub(r"\1${ESNODE_URL_CREDENTIALS}@", text)
-        cleaned = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError):
-        return None
-    for secret in SECRETS:
-        section, _unused, key = secret.partition(".")
-        value = cleaned.get(section, {}).get(key)
-        if value and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
+        secrets: list[str] = []
+        wanted = _cleaned(tomllib.loads(text), secrets)
+        text = _ASSIGNED.sub(_assigned, _BEFORE.sub("", text))  # without those that were used before
+        text = _clean_urls(text, r"\s\"'")
+        if tomllib.loads(text) != wanted or any(secret in text for secret in secrets):
             return None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None
     return text.encode()
+
+
+def _cleaned(value: Any, secrets: list[str], key: str = "") -> Any:
+    """The value of a key as it should be in the backup; what must be nowhere in it is added to `secrets`."""
+    if isinstance(value, dict):
+        return {name: _cleaned(some, secrets, name) for name, some in value.items()}
+    named = _SECRET_KEY.fullmatch(key)
+    if isinstance(value, str):
+        if named and value and not _REFERENCE.fullmatch(value):
+            secrets.append(value)
+            return _reference(key)
+        return _clean_urls(value, r"\s")
+    if named and not isinstance(value, bool):
+        return object()  # which no text is equal to
+    return [_cleaned(one, secrets) for one in value] if isinstance(value, list) else value
+
+
+def _assigned(found: re.Match[str]) -> str:
+    key, between, value = found.groups()
+    kept = len(value) == 2 or _REFERENCE.fullmatch(value[1:-1])
+    return found[0] if kept else f'{key}{between}"{_reference(key)}"'
+
+
+def _clean_urls(text: str, end: str) -> str:
+    """The text with its URLs without secrets; `end`: characters, as in a regular expression, that end one."""
+    text = re.sub(rf"(://)(?!(?:\$\{{\w+\}}:?)+@)[^/{end}]*@", r"\1${ESNODE_URL_CREDENTIALS}@", text)
+    return re.sub(rf"(\w://[^?#{end}]*\?)([^#{end}]+)", lambda found: found[1] + _clean_query(found[2]), text)
+
+
+def _clean_query(query: str) -> str:
+    parts = []
+    for part in query.split("&"):
+        name, equals, value = part.rpartition("=")
+        if value and not _REFERENCE.fullmatch(value):
+            value = _reference(f"url_{name or 'query'}")
+        parts.append(name + equals + value)
+    return "&".join(parts)
+
+
+def _reference(key: str) -> str:
+    return f"${{ESNODE_{re.sub('[^A-Z0-9]', '_', key.upper())}}}"
