@@ -4,20 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import random
 import re
 import sqlite3
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from esnode import store
-from esnode.backup import BackupError, configuration
+from esnode.backup import BackupError, configuration, recover
 from esnode.backup.keep import DAY_MS, doomed, prune
 from esnode.backup.manifest import File, Manifest, newest_first, read, taken_ms
 from esnode.backup.manifest import named as manifest_named
@@ -628,6 +630,131 @@ def test_links_of_the_folder_lead_nowhere(tmp_path: Path) -> None:
     with place.locked():
         pass
     assert victim.read_bytes() == b"mine" == (place.path / "other/important.new").read_bytes()
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of root's that everybody gets through, with a folder `theirs` of another user and `secret` of root's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root is led astray")
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o755)
+        for one in ("theirs", "secret"):
+            (path / one).mkdir()
+        os.chown(path / "theirs", NOBODY, NOBODY)
+        yield path
+        assert os.geteuid() == os.getegid() == 0
+
+
+def test_root_is_not_led_out_of_a_folder_of_another_user(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Folder(shared / "theirs/backups")
+    with place.locked():
+        place.write("blocks/a", b"x")
+    assert place.read("blocks/a") == b"x"
+    assert {path.stat().st_uid for path in (shared / "theirs").rglob("*")} == {NOBODY}
+    # What looked like a folder of the backup's a moment ago is a link now.
+    monkeypatch.setattr(Path, "is_symlink", lambda _self: False)
+    (shared / "secret/b").write_bytes(b"mine")
+    (place.path / "head").symlink_to(shared / "secret")
+    (shared / "secret").chmod(0o700)
+    for attempt in (
+        lambda: place.write("head/a", b"x"),
+        lambda: place.delete(["head/b"]),
+        lambda: place.read("head/b"),
+        place.sizes,
+    ):
+        with pytest.raises(BackupError, match="nobody may not, as whom root works in a folder of nobody"):
+            attempt()
+    assert [path.name for path in (shared / "secret").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("kept_by_root", [False, True])
+def test_root_restores_into_a_folder_of_another_user_as_that_user(
+    opened: Opener, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch, kept_by_root: bool
+) -> None:
+    one = opened()
+    fill(one, 50)
+    one.close()
+    place = Folder(tmp_path / "backups" if kept_by_root else shared / "theirs/backups")
+    with place.locked():
+        backup(place, one.path)
+    manifest = choose(place, None)[1]
+    store_path, owner = shared / "theirs/tsdb", Owner(NOBODY, NOBODY)
+    restore(place, manifest, store_path, None, owner)
+    assert dump(store_path) == dump(one.path)
+    assert {path.stat().st_uid for path in (store_path, *store_path.iterdir())} == {NOBODY}
+
+    def exchange(draft: Path, *rest: object) -> None:
+        draft.parent.rename(shared / "theirs/elsewhere")
+        draft.parent.symlink_to(shared / "secret")
+        recover_build(draft, *rest)
+
+    recover_build = recover.build
+    monkeypatch.setattr(recover, "build", exchange)
+    with pytest.raises(BackupError, match="nobody may not"):
+        restore(place, manifest, shared / "theirs/second", None, owner)
+    assert not list((shared / "secret").iterdir())
+    with pytest.raises(BackupError, match="theirs is a folder of nobody, where no files for user 12345 can be made"):
+        restore(place, manifest, shared / "theirs/second", None, Owner(12345, 12345))
+
+
+def test_root_restores_a_configuration_into_a_folder_of_another_user_as_that_user(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Folder(tmp_path / "backups")
+    with place.locked():
+        kept = [configuration.Kept(Path(f"/etc/esnode/{name}"), 0o640, name.encode()) for name in ("a", "b/c")]
+        manifest = take(place, None, kept, [], START_MS).manifest
+    restore(place, manifest, None, shared / "theirs/etc", Owner())
+    found = list((shared / "theirs/etc").rglob("*"))
+    assert {(path.stat().st_uid, path.name) for path in found} == {(NOBODY, name) for name in "abc"}
+    (shared / "secret/a").write_bytes(b"mine")
+    (shared / "secret/a").chmod(0o600)
+    draft = tempfile.NamedTemporaryFile
+
+    def exchange(*, dir: Path, delete: bool) -> object:
+        made = draft(dir=dir, delete=delete)
+        os.unlink(made.name)
+        os.symlink(shared / "secret/a", made.name)
+        return made
+
+    monkeypatch.setattr(recover.tempfile, "NamedTemporaryFile", exchange)
+    with contextlib.suppress(BackupError):
+        restore(place, manifest, None, shared / "theirs/other", Owner())
+    assert (shared / "secret/a").stat().st_mode & 0o777 == 0o600
+
+
+def test_root_writes_nowhere_where_anybody_may_exchange_files(shared: Path) -> None:
+    (shared / "theirs").chmod(0o777)  # whom that harms has chosen it
+    (shared / "secret").chmod(0o777)
+    Folder(shared / "theirs").write("head/a", b"x")
+    for name in ("secret", "secret/deep"):
+        with pytest.raises(BackupError, match=f"write to {shared}/secret, where root .* chmod go-w {shared}/secret"):
+            Folder(shared / name).write("head/a", b"x")
+    (shared / "secret").chmod(0o1777)
+    Folder(shared / "secret").write("head/a", b"x")
+    (shared / "theirs/two").mkdir()
+    os.chown(shared / "theirs/two", 12345, 12345)
+    with pytest.raises(BackupError, match="lies in folders of nobody and user 12345"):
+        Folder(shared / "theirs/two").write("head/a", b"x")
+
+
+def test_root_is_root_in_what_nobody_else_gets_to(shared: Path) -> None:
+    for name in ("theirs", "open"):
+        (shared / "secret" / name).mkdir()
+    os.chown(shared / "secret/theirs", NOBODY, NOBODY)
+    (shared / "secret/open").chmod(0o777)
+    (shared / "secret").chmod(0o700)
+    (shared / "theirs/link").symlink_to(shared / "secret/theirs")
+    for name in ("theirs", "open"):
+        Folder(shared / "secret" / name).write("head/a", b"x")
+        assert (shared / "secret" / name / "head/a").stat().st_uid == 0
+    with pytest.raises(BackupError, match="nobody may not"):
+        Folder(shared / "theirs/link").write("head/b", b"x")
 
 
 def test_two_hosts_do_not_share_a_place(opened: Opener, tmp_path: Path) -> None:

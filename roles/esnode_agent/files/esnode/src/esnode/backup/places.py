@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from esnode.backup import BackupError
+from esnode.backup.acting import acting_in
 from esnode.store.identity import sync_folder
 
 PARTS = ("manifests", "blocks", "head", "config")
@@ -42,7 +43,7 @@ class Place(Protocol):
 
 
 class Folder:
-    """A folder of this machine. What root writes there belongs to whom the folder does, so that its owner can go on."""
+    """A folder of this machine, in which root works as the folder's owner."""
 
     def __init__(self, path: Path, what: str = "") -> None:
         self.path, self._what = path, what or str(path)
@@ -52,29 +53,32 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}
-        for part in PARTS:
-            with contextlib.suppress(FileNotFoundError), os.scandir(self.path / part) as entries:
-                for entry in entries:
-                    name = f"{part}/{entry.name}"
-                    if KNOWN.fullmatch(name) and not name.endswith(_DRAFT):
-                        found[name] = entry.stat().st_size
+        with acting_in(self.path):
+            for part in PARTS:
+                with contextlib.suppress(FileNotFoundError), os.scandir(self.path / part) as entries:
+                    for entry in entries:
+                        name = f"{part}/{entry.name}"
+                        if KNOWN.fullmatch(name) and not name.endswith(_DRAFT):
+                            found[name] = entry.stat().st_size
         return found
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        with acting_in(self.path):
+            return (self.path / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
-        path = self.path / name
+        with acting_in(self.path):
+            self._write(self.path / name, data)
+
+    def _write(self, path: Path, data: bytes) -> None:
         draft = path.with_name(path.name + _DRAFT)
         if not path.parent.exists():
             self.path.mkdir(mode=0o700, exist_ok=True)
             path.parent.mkdir(mode=0o700)
-            self._own(path.parent)
         if path.parent.is_symlink():
             raise BackupError(f"{path.parent} is a link: a backup writes into folders of its own only")
         try:
             with open(draft, "xb", opener=_private) as file:
-                self._own(file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -86,26 +90,18 @@ class Folder:
         sync_folder(path.parent)
 
     def delete(self, names: Iterable[str]) -> None:
-        for name in names:
-            (self.path / name).unlink(missing_ok=True)
-
-    def _own(self, path: Path | int) -> None:
-        """Never through a link: whom the folder belongs to must not be given other files."""
-        if os.geteuid() == 0:
-            status = self.path.stat()
-            if isinstance(path, int):
-                os.fchown(path, status.st_uid, status.st_gid)
-            else:
-                os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
+        with acting_in(self.path):
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only one that changes this folder, which is made if need be; BackupError when somebody else does."""
         try:
-            # Not its parents: where they are missing, something is probably not mounted.
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            handle = _private(str(self.path / "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            self._own(handle)
+            with acting_in(self.path):
+                # Not its parents: where they are missing, something is probably not mounted.
+                self.path.mkdir(mode=0o700, exist_ok=True)
+                handle = _private(str(self.path / "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         except FileNotFoundError as error:
             above = self.path.absolute().parent
             raise BackupError(f"{above} is not there: make it, or mount what belongs there") from error
@@ -118,10 +114,11 @@ class Folder:
                 if error.errno != errno.EWOULDBLOCK:
                     raise BackupError(f"can't lock {self.path}/lock: {error.strerror}") from error
                 raise BackupError(f"another backup to {self.path} is running: wait until it has ended") from error
-            for part in PARTS:  # drafts of one that was cut off
-                for draft in (self.path / part).glob(f"*{_DRAFT}"):
-                    if KNOWN.fullmatch(f"{part}/{draft.name}"):
-                        draft.unlink()
+            with acting_in(self.path):
+                for part in PARTS:  # drafts of one that was cut off
+                    for draft in (self.path / part).glob(f"*{_DRAFT}"):
+                        if KNOWN.fullmatch(f"{part}/{draft.name}"):
+                            draft.unlink()
             yield
         finally:
             os.close(handle)

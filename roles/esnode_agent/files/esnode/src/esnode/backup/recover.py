@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from esnode.backup import BackupError
+from esnode.backup.acting import acting_in, refuse_other
 from esnode.backup.manifest import File, Manifest, believable, newest_first, read, taken_ms
 from esnode.backup.places import Folder, Place
 from esnode.backup.take import decode_rows
@@ -119,9 +120,13 @@ def restore(place: Place, manifest: Manifest, store: Path | None, config_dir: Pa
             if path.exists() and path.read_bytes() != _content(place, file):
                 raise BackupError(f"{path} exists and differs: move it away, or give another --config-dir")
         if store is not None:
-            _store(place, manifest, rows, store, owner)
+            with acting_in(store.parent):
+                refuse_other(store.parent, owner.uid)
+                _store(place, manifest, rows, store, owner)
     for path, (file, mode) in targets.items():
-        if not path.exists():
+        with acting_in(path.parent):
+            if path.exists():
+                continue
             make_folder(path.parent)
             above = os.stat(config_dir or path.parent)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as draft:
@@ -177,8 +182,9 @@ def _brought(place: Place, wanted: list[File], near: Path, undo: contextlib.Exit
 
 
 def _scratch(near: Path, undo: contextlib.ExitStack) -> Path:
-    make_folder(near)
-    scratch = Path(tempfile.mkdtemp(prefix=".restore-", dir=near))
+    with acting_in(near):
+        make_folder(near)
+        scratch = Path(tempfile.mkdtemp(prefix=".restore-", dir=near))
     undo.callback(shutil.rmtree, scratch, ignore_errors=True)
     return scratch
 

@@ -112,11 +112,13 @@ def _source(text: str, store: Path, undo: contextlib.ExitStack) -> Place:
     import shutil
     import tempfile
 
+    from esnode.backup.acting import acting_in
     from esnode.backup.recover import make_folder
     from esnode.backup.tarball import unpack
 
-    make_folder(store.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=".restore-", dir=store.parent))
+    with acting_in(store.parent):
+        make_folder(store.parent)
+        scratch = Path(tempfile.mkdtemp(prefix=".restore-", dir=store.parent))
     undo.callback(shutil.rmtree, scratch, ignore_errors=True)
     if text == "-":
         return unpack(sys.stdin.buffer, scratch, "stdin")
