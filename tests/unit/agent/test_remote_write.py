@@ -305,6 +305,45 @@ def test_what_an_answer_means(status: int, outcome: str) -> None:
     assert receiver._meaning(status, "", {"Retry-After": "3"}).outcome == outcome
 
 
+def answered(raw: bytes, **more: object) -> tuple[Answer, bytes]:
+    """What is made of these bytes of a server, and what it was sent."""
+
+    async def run() -> tuple[Answer, bytes]:
+        request = asyncio.get_running_loop().create_future()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            request.set_result(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(raw)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        one = receiver.Receiver(RemoteWrite(url=url, timeout_seconds=5, **more))  # type: ignore[arg-type]
+        answer = await one.send(b"x")
+        await one.close()
+        server.close()
+        return answer, await request
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("raw", "outcome"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "accepted"),
+        (b"HTTP/1.1 400 Bad\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "refused"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: odd\r\nContent-Length: 3\r\n\r\nabc", "accepted"),
+        (b"HTTP/1.1 503 Bad\r\nContent-Length: 9\r\n\r\n", "failed"),
+    ],
+)
+def test_an_answer_is_what_its_status_says_whatever_becomes_of_its_text(raw: bytes, outcome: str) -> None:
+    answer, request = answered(raw)
+    assert answer.outcome == outcome
+    assert b"Accept-Encoding: identity\r\n" in request
+
+
 def test_a_place_is_kept_and_found_again(tmp_path: Path) -> None:
     place = Position(tmp_path)
     assert place.cursor is None

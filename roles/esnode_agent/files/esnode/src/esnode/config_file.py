@@ -44,6 +44,7 @@ TLS13_SUITES = (
     "TLS_AES_128_CCM_8_SHA256",
 )
 _NOT_FOR_HEADERS = (
+    "accept-encoding",
     "authorization",
     "proxy-authorization",
     "connection",

@@ -99,8 +99,7 @@ class Receiver:
         try:
             session = await self._current()
             async with session.post(self._url, data=body, headers=self._headers, allow_redirects=False) as answer:
-                said = (await answer.content.read(4 * _SHOWN)).decode("utf-8", "replace")
-                return _meaning(answer.status, " ".join(said.split())[:_SHOWN], answer.headers)
+                return _meaning(answer.status, await _said(answer), answer.headers)
         except ValueError as error:
             return Answer("failed", str(error))
         except asyncio.TimeoutError:
@@ -135,6 +134,7 @@ class Receiver:
         settings = self._settings
         self._headers = {
             **settings.headers,
+            "Accept-Encoding": "identity",
             "Content-Encoding": "snappy",
             "Content-Type": "application/x-protobuf",
             "X-Prometheus-Remote-Write-Version": "0.1.0",
@@ -153,6 +153,7 @@ class Receiver:
             ),
             timeout=aiohttp.ClientTimeout(total=settings.timeout_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
             trust_env=False,  # a proxy is egress that nobody has configured here
         )
         self._files = files
@@ -175,6 +176,19 @@ class Receiver:
                 except OSError as error:
                     signature.append(error.errno)
         return tuple(signature)
+
+
+async def _said(answer: aiohttp.ClientResponse) -> str:
+    """The beginning of the text; nothing if it can't be read, since the status has told what became of the request."""
+    import asyncio
+
+    import aiohttp
+
+    try:
+        text = await answer.content.read(4 * _SHOWN)
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+        return ""
+    return " ".join(text.decode("utf-8", "replace").split())[:_SHOWN]
 
 
 def _meaning(status: int, said: str, headers: object) -> Answer:
