@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import struct
 import time
@@ -129,9 +128,29 @@ def test_retry_after(header: str | None, seconds: float | None) -> None:
     assert retry_after_s(header) == seconds
 
 
-def test_retry_after_as_a_date() -> None:
-    found = retry_after_s(email.utils.formatdate(time.time() + 100, usegmt=True))
-    assert found == pytest.approx(100, abs=5)
+@pytest.fixture
+def far_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A node that is not in UTC."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_west")
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"])
+def test_retry_after_as_a_date(form: str) -> None:
+    def date(seconds: float) -> str:
+        return time.strftime(form, time.gmtime(time.time() + seconds))
+
+    assert retry_after_s(date(100)) == pytest.approx(100, abs=5)
+    # By the receiver's clock where it tells: the node's may be wrong.
+    assert retry_after_s(date(-5000), date(-5060)) == pytest.approx(60, abs=2)
+    assert retry_after_s(date(5000), date(4940)) == pytest.approx(60, abs=2)
+    assert retry_after_s(date(100), "at noon") == pytest.approx(100, abs=5)
+    found = receiver._meaning(503, "", {"Retry-After": date(5000), "Date": date(4940)})
+    assert found.wait_s == pytest.approx(60, abs=2)
 
 
 class Judge:

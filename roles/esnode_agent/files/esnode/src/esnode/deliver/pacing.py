@@ -7,6 +7,7 @@ from __future__ import annotations
 import email.utils
 import random
 import time
+from datetime import timezone
 
 FIRST_S, LONGEST_S = 1.0, 60.0
 _MOST_ASKED_S = 3600.0
@@ -68,16 +69,26 @@ class Backoff:
         self._next_s = FIRST_S
 
 
-def retry_after_s(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, an hour at most; None when there is none that can be read."""
+def retry_after_s(header: str | None, date: str | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for, an hour at most; None when there is none that can be read.
+
+    `date`: the Date header beside it, since one that names a moment does so by the receiver's clock.
+    """
     if header is None:
         return None
-    try:
-        seconds = float(header) if header.strip().isdigit() else _until(header)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    if header.strip().isdecimal():
+        seconds = float(header)
+    else:
+        until, now = _unix_s(header), _unix_s(date or "")
+        if until is None:
+            return None
+        seconds = until - (time.time() if now is None else now)
     return min(max(seconds, 0.0), _MOST_ASKED_S)
 
 
-def _until(date: str) -> float:
-    return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+def _unix_s(date: str) -> float | None:
+    try:
+        moment = email.utils.parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -202,4 +202,4 @@ def _meaning(status: int, said: str, headers: object) -> Answer:
         return Answer("too_large", why)
     if 300 <= status < 400:
         return Answer("failed", f"HTTP {status}: redirects are not followed; it names {shown(get('Location', ''))}")
-    return Answer("failed", why, retry_after_s(get("Retry-After")))
+    return Answer("failed", why, retry_after_s(get("Retry-After"), get("Date")))
