@@ -9,6 +9,7 @@ import json
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from esnode.deliver.position import FILE, Position
 from esnode.deliver.progress import Progress
 from esnode.deliver.receiver import Answer
 from esnode.deliver.write_request import STALE, Encoder, Staleness, Table, units
-from esnode.store.following import Batch, Cursor
+from esnode.store.following import Ahead, Batch, Cursor
 from esnode.store.model import SeriesId
 from hypothesis import given
 from hypothesis import strategies as st
@@ -481,6 +482,44 @@ def test_what_a_receiver_asked_for_is_waited_for_also_when_the_store_is_reopened
     asyncio.run(run())
     stores[-1].close()
     assert judge.requests == 1
+
+
+class Rows:
+    """Stands for a store; gives what is to be followed."""
+
+    def __init__(self, path: Path, *batches: Batch) -> None:
+        self.path, self.batches = path, list(batches)
+
+    def follow(self, cursor: Cursor | None, _most: int) -> Batch:
+        place = cursor or Cursor("s", 1)
+        for one in self.batches:
+            if place.epoch <= one.start.epoch:
+                return one if place != one.start else replace(one, lost=0)
+        return Batch((), np.empty(0, np.int64), np.empty((0, 0)), np.empty((0, 0), np.bool_), place)
+
+    def ahead(self, _cursor: Cursor) -> Ahead:
+        return Ahead(0, None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_retention_took_is_counted_once_however_often_the_settings_change(tmp_path: Path) -> None:
+    rest = batch([(1000, {A: 1.0})])
+    rows = Rows(tmp_path, Batch(rest.series, rest.times, rest.values, rest.present, Cursor("s", 5), lost=700))
+    (tmp_path / FILE).write_text(json.dumps(Cursor("s", 1).encode()))
+    progress = Progress()
+
+    async def run() -> None:
+        for rack in ("a", "b", "c"):
+            settings = RemoteWrite(url="http://127.0.0.1/x", labels={"rack": rack})
+            one = sender.Sender(settings, "n1", lambda: rows, progress, 0.0)  # type: ignore[arg-type, return-value]
+            one._receiver = judge = Judge(lambda _: Answer("failed", "HTTP 503"))  # type: ignore[assignment]
+            sending = asyncio.create_task(one.run())
+            await until(lambda judge=judge: judge.requests)  # type: ignore[misc]
+            sending.cancel()
+            await asyncio.wait([sending])
+
+    asyncio.run(run())
+    assert progress.dropped["retention"] == 700
 
 
 def test_the_shown_url_has_no_secret() -> None:

@@ -93,6 +93,7 @@ class Sender:
             return False
         if batch.lost:
             self._drop("retention", batch.lost)
+            position.keep(batch.start)  # or who begins anew here counts it again
             self._say(
                 "retention",
                 logging.ERROR,
