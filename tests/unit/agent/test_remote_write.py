@@ -23,6 +23,7 @@ from esnode.deliver.position import FILE, Position
 from esnode.deliver.progress import Progress
 from esnode.deliver.receiver import Answer
 from esnode.deliver.write_request import STALE, Encoder, Staleness, Table, units
+from esnode.store.errors import StoreError
 from esnode.store.following import Ahead, Batch, Cursor
 from esnode.store.model import SeriesId
 from hypothesis import given
@@ -520,6 +521,29 @@ def test_what_retention_took_is_counted_once_however_often_the_settings_change(t
 
     asyncio.run(run())
     assert progress.dropped["retention"] == 700
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_trouble_of_the_store_is_told_only_while_it_lasts(tmp_path: Path) -> None:
+    progress = Progress()
+    there: list[Rows] = []
+    judge = Judge(lambda _: Answer("accepted"))
+    one = sender.Sender(RemoteWrite(url="http://127.0.0.1/x"), "n1", lambda: there[0] if there else None, progress, 0.0)  # type: ignore[arg-type, return-value]
+    one._receiver = judge  # type: ignore[assignment]
+
+    class Unreadable(Rows):
+        def follow(self, _cursor: Cursor | None, _most: int) -> Batch:
+            raise StoreError("the disk has gone")
+
+    (tmp_path / FILE).write_text(json.dumps(Cursor("s", 1).encode()))
+    asyncio.run(one._round())
+    assert (progress.state, progress.error) == ("waiting", "there is no store to send from")
+    there[:] = [Unreadable(tmp_path)]
+    asyncio.run(one._round())
+    assert (progress.state, progress.error) == ("failing", "the disk has gone")
+    there[:] = [Rows(tmp_path)]
+    asyncio.run(one._round())
+    assert (progress.state, progress.error) == ("ok", None)
 
 
 def test_the_shown_url_has_no_secret() -> None:

@@ -61,6 +61,7 @@ class Sender:
         self._store: Store | None = None
         self._position: Position | None = None
         self._staleness = Staleness()
+        self._unreadable = False  # the store, when it was last looked at
         self._counted_at = 0.0
         self._told: dict[str, float] = {}  # when each kind of trouble was last logged
 
@@ -89,6 +90,7 @@ class Sender:
             batch = store.follow(position.cursor, _READ)
         except StoreError as error:
             self._progress.state, self._progress.error = "failing", str(error)
+            self._unreadable = True
             self._say("store", logging.ERROR, "%s", error)
             return False
         if batch.lost:
@@ -101,7 +103,9 @@ class Sender:
                 " oldest that is kept",
                 batch.lost,
             )
-        self._progress.state = "ok" if self._progress.state == "waiting" else self._progress.state
+        if self._unreadable or self._progress.state == "waiting":
+            self._progress.state, self._progress.error = "ok", None
+            self._unreadable = False
         if not len(batch.times):
             position.keep(batch.start)
             self._count()
