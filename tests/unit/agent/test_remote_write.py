@@ -17,6 +17,7 @@ import pytest
 from cramjam import snappy
 from esnode import store, wire
 from esnode.config import RemoteWrite
+from esnode.config_file import ConfigError, load
 from esnode.deliver import pacing, receiver, sender
 from esnode.deliver.pacing import Backoff, Pacer, retry_after_s
 from esnode.deliver.position import FILE, Position
@@ -544,6 +545,20 @@ def test_a_trouble_of_the_store_is_told_only_while_it_lasts(tmp_path: Path) -> N
     there[:] = [Rows(tmp_path)]
     asyncio.run(one._round())
     assert (progress.state, progress.error) == ("ok", None)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host:99999/x?token=hush", "http://h:8o/x?hush", "http://[::1/x?token=hush", "http://:9/?hush"]
+)
+def test_a_url_that_is_none_is_a_mistake_and_never_shown(tmp_path: Path, url: str) -> None:
+    config = tmp_path / "esnode.toml"
+    config.write_text(f'[remote_write]\nurl = "{url}"\n')
+    with pytest.raises(ConfigError, match=r"remote_write\.url: names no host and port that can be asked") as raised:
+        load(config, {})
+    one = receiver.Receiver(RemoteWrite(url=url))
+    answer = asyncio.run(one.send(b""))
+    assert answer.outcome == "failed"
+    assert "hush" not in str(raised.value) + answer.why
 
 
 def test_the_shown_url_has_no_secret() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -241,6 +242,8 @@ def _remote_write(config: Config) -> list[tuple[str, str]]:
         wrong.append(
             ("remote_write.url", "needs the store that it is sent from; set tsdb.enable_local_tsdb = true or remove it")
         )
+    if remote.url is not None and not _reachable(remote.url):
+        wrong.append(("remote_write.url", "names no host and port that can be asked"))
     if remote.url is not None and "@" in remote.url.split("/")[2]:
         wrong.append(("remote_write.url", "holds a user or password; use username and password_path"))
     for one, other in (
@@ -266,6 +269,14 @@ def _remote_write(config: Config) -> list[tuple[str, str]]:
         if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
             wrong.append(("remote_write.labels", f'"{name}" is no name for a label; use letters, digits and _'))
     return wrong
+
+
+def _reachable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _notices(config: Config, sections: Mapping[str, Any], references: _References) -> list[str]:

@@ -100,6 +100,8 @@ class Receiver:
             session = await self._current()
             async with session.post(self._url, data=body, headers=self._headers, allow_redirects=False) as answer:
                 return _meaning(answer.status, await _said(answer), answer.headers)
+        except aiohttp.InvalidURL:  # its own text is the whole URL
+            return Answer("failed", f"{shown(self._url)} is no URL")
         except ValueError as error:
             return Answer("failed", str(error))
         except asyncio.TimeoutError:
