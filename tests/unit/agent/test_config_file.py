@@ -217,6 +217,23 @@ def test_tables_of_texts_take_references(tmp_path: Path) -> None:
     assert load(path, {"RACK": "r7"}).config.remote_write.labels == {"rack": "r7"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[remote_write]\nbearer_token = "hush"\n',
+        '[remote_write]\npassword = "hush"\n',
+        '[tsdb]\nApiKey = ["hush"]\n',
+        'token = "hush"\n',
+        '[remote_write]\nurl = "htps://me:hush@host/x"\n',
+        '[remote_write]\nurl = "me:hush@host/x"\n',
+        '[alerts]\nalert_manager_url = "ftp://host/x?token=hush"\n',
+        '[alerts]\nadmin = ["http://host/?hush", "http://hush@host"]\n',
+    ],
+)
+def test_what_may_be_secret_is_not_shown_under_any_name(tmp_path: Path, text: str) -> None:
+    assert [one for one in mistakes(tmp_path, text) if "hush" in one] == []
+
+
 def test_a_secret_is_not_shown_in_a_mistake(tmp_path: Path) -> None:
     found = mistakes(tmp_path, '[orchestrator]\ntoken = ["hunter2"]\ntokn = "hunter2"\n[agent]\ntoken = "hunter2"')
     assert len(found) == 3

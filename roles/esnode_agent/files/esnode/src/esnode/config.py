@@ -8,6 +8,7 @@ This module must not import ssl, directly or not: `tls.restrict_handshake` has t
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -211,6 +212,11 @@ class Config(Struct, frozen=True, kw_only=True):
 
 SECRETS = frozenset({"orchestrator.token"})
 """Keys whose value is never shown."""
+
+SECRET_NAME = re.compile(
+    r"[\w-]*(?:token|passw|secret|api[_-]?key|credential|cookie)[\w-]*(?<!_path)", re.ASCII | re.IGNORECASE
+)
+"""Names under which a secret may be written by mistake, or into `headers`: their values are not shown either."""
 
 NOT_ACTIVE_YET = ("orchestrator", "audit", "alerts")
 """Sections that are checked and kept but that no part of the agent acts on yet."""

@@ -146,13 +146,16 @@ def expected(kind: Any) -> str:
 
 
 def show(value: object, key: str = "") -> str:
-    """A value as it stands in TOML; a secret is not shown, also under a misspelled key or in a wrong section."""
-    if key and difflib.get_close_matches(key.partition(".")[2], [s.partition(".")[2] for s in structs.SECRETS]):
+    """A value as it stands in TOML; a secret is not shown, also under a misspelled key, in a wrong section or a URL."""
+    name = key.partition(".")[2]
+    if structs.SECRET_NAME.fullmatch(name) or difflib.get_close_matches(
+        name, [secret.partition(".")[2] for secret in structs.SECRETS]
+    ):
         return '"***"'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value + '"'
+        return '"' + re.sub(r"(\w://[^?\s]*\?)\S+", r"\1***", re.sub(r"[^/\s]+@", "***@", value)) + '"'
     if isinstance(value, list):
         return "[" + ", ".join(show(v) for v in value) + "]"
     return "{...}" if isinstance(value, dict) else str(value)

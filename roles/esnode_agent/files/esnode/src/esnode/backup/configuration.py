@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from esnode.config import Config
+from esnode.config import SECRET_NAME, Config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,10 +22,9 @@ else:
 GPU_STATE = "gpu-state.json"
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _REFERENCE = re.compile(r"\$\{\w+\}")
-_NAME = r"(?<![\w?&-])[\w-]*(?:token|passw|secret|api[_-]?key|credential|cookie)[\w-]*(?<!_path)"
-_SECRET_KEY = re.compile(_NAME, re.IGNORECASE)
-_ASSIGNED = re.compile(rf"""({_NAME})(["']?\s*=\s*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.IGNORECASE)
-_BEFORE = re.compile(rf"^[ \t]*#.*{_NAME}[\"']?\s*=.*\n?", re.IGNORECASE | re.MULTILINE)
+_NAME = rf"(?<![\w?&-]){SECRET_NAME.pattern}"
+_ASSIGNED = re.compile(rf"""({_NAME})(["']?\s*=\s*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.ASCII | re.IGNORECASE)
+_BEFORE = re.compile(rf"^[ \t]*#.*{_NAME}[\"']?\s*=.*\n?", re.ASCII | re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def _cleaned(value: Any, secrets: list[str], key: str = "") -> Any:
     """The value of a key as it should be in the backup; what must be nowhere in it is added to `secrets`."""
     if isinstance(value, dict):
         return {name: _cleaned(some, secrets, name) for name, some in value.items()}
-    named = _SECRET_KEY.fullmatch(key)
+    named = SECRET_NAME.fullmatch(key)
     if isinstance(value, str):
         if named and value and not _REFERENCE.fullmatch(value):
             secrets.append(value)
