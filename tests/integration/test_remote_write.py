@@ -343,6 +343,19 @@ def test_only_what_a_receiver_refuses_is_lost(tmp_path: Path) -> None:
             assert sum("refuses samples" in entry["message"] for entry in agent.log) == 1
 
 
+def test_the_figures_go_on_when_the_store_is_reopened_while_the_receiver_is_away(tmp_path: Path) -> None:
+    port, away = free_port(), free_port()
+    text = settings(tmp_path, port, f"http://127.0.0.1:{away}/write")
+    with AgentProcess(tmp_path, text, port) as agent:
+        eventually(lambda: int(str(remote(agent)["samples_pending"])) > 0)
+        agent.config.write_text(text.replace("[remote_write]", "retention_hours = 1\n[remote_write]"))
+        agent.process.send_signal(signal.SIGHUP)
+        eventually(lambda: agent.status()["tsdb"]["retention_hours"] == 1)
+        reopened = int(str(remote(agent)["samples_pending"]))
+        eventually(lambda: int(str(remote(agent)["samples_pending"])) > 2 * reopened)
+        assert remote(agent)["state"] == "failing"
+
+
 def test_without_a_url_nothing_is_sent_and_without_a_store_it_is_refused(tmp_path: Path) -> None:
     port = free_port()
     text = configuration(port, more='[remote_write]\nlabels = { rack = "x" }\n')
