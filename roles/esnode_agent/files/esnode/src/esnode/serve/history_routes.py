@@ -66,8 +66,8 @@ class _Places:
         self._waiting = 0
 
     @contextlib.asynccontextmanager
-    async def one(self, aside: Aside) -> AsyncIterator[None]:
-        """Hold a place until the thread is done with it, whoever waits. Refused when there is none for too long."""
+    async def one(self, threads: Threads) -> AsyncIterator[Aside]:
+        """Hold a place and a thread until that is done, whoever waits. Refused when there is none for too long."""
         if self._waiting >= _MOST_WAITING:
             raise Refused(503, f"{self._waiting} requests for the node's history wait already: ask again later")
         self._waiting += 1
@@ -78,8 +78,9 @@ class _Places:
             raise Refused(503, "others are reading the node's history: ask again later") from error
         finally:
             self._waiting -= 1
+        aside = threads.aside()
         try:
-            yield
+            yield aside
         finally:
             aside.at_end(self._free.release)
 
@@ -121,8 +122,7 @@ class HistoryRoutes:
             headers = {**asked.headers(), "Vary": "Accept-Encoding"}
             if coding != "identity":
                 headers["Content-Encoding"] = coding
-            aside = self._threads.aside()
-            async with self._exports.one(aside):
+            async with self._exports.one(self._threads) as aside:
                 body = asked.body
                 return await _answer(request, aside, lambda: packed(body(store, aside.while_wanted), coding), headers)
         except Refused as refused:
@@ -137,15 +137,12 @@ class HistoryRoutes:
             body = await _body(request)
             with _refusals():
                 queries, streamed = remote_read.read_request(body)
-            aside = self._threads.aside()
             answered = remote_read.stream if streamed else remote_read.response
             headers = remote_read.STREAM_HEADERS if streamed else remote_read.HEADERS
 
-            def begin() -> Iterator[bytes]:
-                return iter(answered(store, queries, aside.while_wanted))
-
-            async with self._queries.one(aside):
-                return await _answer(request, aside, begin, headers, _QUERY_S)
+            async with self._queries.one(self._threads) as aside:
+                watched = aside.while_wanted
+                return await _answer(request, aside, lambda: iter(answered(store, queries, watched)), headers, _QUERY_S)
         except Refused as refused:
             return refused.as_text()
 
@@ -191,15 +188,14 @@ class HistoryRoutes:
             headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding"}
             if coding == "gzip":
                 headers["Content-Encoding"] = "gzip"
-            aside = self._threads.aside()
 
-            def begin() -> Iterator[bytes]:
+            def begin(aside: Aside) -> Iterator[bytes]:
                 data = work(store, given, aside)
                 parts = data if isinstance(data, list) else [data]
                 return packed([b'{"status":"success","data":', *parts, b"}"], coding)
 
-            async with self._queries.one(aside):
-                return await _answer(request, aside, begin, headers, _QUERY_S)
+            async with self._queries.one(self._threads) as aside:
+                return await _answer(request, aside, lambda: begin(aside), headers, _QUERY_S)
         except Refused as refused:
             return refused.as_json()
 

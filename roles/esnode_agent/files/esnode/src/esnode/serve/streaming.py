@@ -119,7 +119,9 @@ class Aside:
 
     def at_end(self, call: Callable[[], object]) -> None:
         """Call this on the event loop once the thread works no more; now, if it never did."""
-        if self._ended or not self._left:
+        if not self._left:
+            self.leave(None)
+        if self._ended:
             call()
         else:
             self._at_end.append(call)
