@@ -199,8 +199,10 @@ class Catalog:
         except Damaged as error:
             self._damage.note("block", block.number, error)
             return
-        inside = slice(int(np.searchsorted(times, from_ms, "left")), int(np.searchsorted(times, to_ms, "right")))
-        cut = times[inside]
+        inside, cut = slice(0, len(times)), times
+        if block.first_ms < from_ms or block.last_ms > to_ms:
+            inside = slice(int(times.searchsorted(from_ms, "left")), int(times.searchsorted(to_ms, "right")))
+            cut = times[inside]
         for number in groups:
             chunk = None
             place, wanted = block.number << SHIFT | number, seen.columns[number]
