@@ -67,6 +67,14 @@ def profiles(gpu: Gpu) -> dict[str, Profile]:
     return found
 
 
+def profile_of(gpu: Gpu, name: str, known: dict[str, Profile]) -> Profile:
+    """The profile of this name among those that the driver tells now; it may have told another lot a moment ago."""
+    if name not in known:
+        told = ", ".join(sorted(known)) or "none"
+        raise gpu.refused(f"the driver does not tell of the MIG profile {name!r}; it tells of {told}")
+    return known[name]
+
+
 def compute_profiles(gpu: Gpu, handle: t.Any) -> dict[str, Profile]:
     """The profiles of compute instances that fit into a GPU instance, by name."""
     found: dict[str, Profile] = {}
@@ -112,7 +120,7 @@ def devices(gpu: Gpu) -> list[dict[str, t.Any]]:
 def place(gpu: Gpu, wanted: list[Instance], taken: list[Instance]) -> list[Instance] | None:
     """`wanted` with a place for each beside what is `taken`, or None when they don't fit. Nothing is made."""
     known = profiles(gpu)
-    choices = {each.profile: placements(gpu, known[each.profile]) for each in wanted}
+    choices = {each.profile: placements(gpu, profile_of(gpu, each.profile, known)) for each in wanted}
     order = sorted(wanted, key=lambda each: (-known[each.profile].slices, len(choices[each.profile]), each.profile))
     occupied = [(each.start, each.start + each.size) for each in taken]
     found: list[Instance] = []
@@ -139,7 +147,7 @@ def place(gpu: Gpu, wanted: list[Instance], taken: list[Instance]) -> list[Insta
 
 def create(gpu: Gpu, instance: Instance) -> None:
     """Make a placed instance and its compute instances; what was made of it is taken away when one of them fails."""
-    profile = profiles(gpu)[instance.profile]
+    profile = profile_of(gpu, instance.profile, profiles(gpu))
     kind = gpu.session.type("c_nvmlGpuInstancePlacement_t")
     placement = kind(instance.start, instance.size)
     handle = gpu.set("nvmlDeviceCreateGpuInstanceWithPlacement", profile.id, ctypes.byref(placement))

@@ -231,8 +231,8 @@ def _instance(gpu: Gpu, state: State) -> Instance:
     made = Instance(state["profile"], list(state["compute"]), start)
     if start < 0:
         return made
-    known = mig.profiles(gpu)
-    size = next((size for at, size in mig.placements(gpu, known[made.profile]) if at == start), 0)
+    profile = mig.profile_of(gpu, made.profile, mig.profiles(gpu))
+    size = next((size for at, size in mig.placements(gpu, profile) if at == start), 0)
     return dataclasses.replace(made, size=size)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nvml_host import Host
 
@@ -111,6 +111,8 @@ def test_check_is_apply_and_twice_is_once(selected, watts, check, earlier, cap):
     after=st.integers(0, 40),
     times=st.sampled_from([1, 2, None]),
 )
+# A driver that tells of no profiles any more, once the layout was found to be possible.
+@example(write=WRITES[-1], selected={0}, victim=0, calls="nvmlDevice*", code=3, after=5, times=None)
 def test_a_fault_at_any_call(write, selected, victim, calls, code, after, times):
     module, options, prepare = write
     with machine() as h:
