@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from esnode import store
 from esnode.backup import BackupError, configuration, recover
+from esnode.backup.acting import acting_in
 from esnode.backup.keep import DAY_MS, doomed, prune
 from esnode.backup.manifest import File, Manifest, newest_first, read, taken_ms
 from esnode.backup.manifest import named as manifest_named
@@ -503,6 +504,28 @@ def test_what_is_damaged_here_keeps_nothing_else_from_the_second_place(opened: O
     assert verify(second, print) == (3, 0)
 
 
+def test_what_may_not_be_read_keeps_nothing_else_from_the_second_place(
+    opened: Opener, tmp_path: Path, shared: Path
+) -> None:
+    place, second = Folder(shared / "theirs/backups"), Folder(tmp_path / "second")
+    place.path.mkdir()
+    second.path.mkdir()
+    os.chown(place.path, NOBODY, NOBODY)
+    taken = []
+    for number in range(2):
+        one = opened(tmp_path / f"store{number}")
+        fill(one, 10, first=100 * number)
+        one.flush()
+        taken.append(backup(place, one.path, START_MS + 1000 * number))
+    piece = place.path / taken[0].manifest.head[0].name
+    os.chown(piece, 0, 0)  # as after root has copied it back
+    piece.chmod(0o600)
+    brought = mirror(place, second, START_MS + 5000, 90)
+    assert newest_first(second.sizes()) == [taken[1].name]
+    (sentence,) = brought.damaged
+    assert "nobody may not, as whom root works in a folder of nobody; delete it" in sentence
+
+
 def test_no_secret_and_no_private_key_is_taken(tmp_path: Path) -> None:
     config = tmp_path / "esnode.toml"
     config.write_text(
@@ -556,6 +579,13 @@ def test_secrets_of_a_url_are_not_taken(tmp_path: Path, given: str, kept: str) -
         ("headers = { \"X-Auth-Token\" = 'hush' }", 'headers = { "X-Auth-Token" = "${ESNODE_X_AUTH_TOKEN}" }'),
         ("[remote_write.headers]\nCookie = 'hush'", '[remote_write.headers]\nCookie = "${ESNODE_COOKIE}"'),
         ('password = "hu\\"sh"  # none of its keys', 'password = "${ESNODE_PASSWORD}"  # none of its keys'),
+        ('headers = { Authorization = "Bearer hush" }', 'headers = { Authorization = "${ESNODE_AUTHORIZATION}" }'),
+        ('url = "http://x/#y" # password = hush', 'url = "http://x/#y" '),
+        ("a = 'it is \"#' # token hush", "a = 'it is \"#' "),
+        ("  # password: hush\na = 1", "a = 1"),
+        ('password = { value = "hush" }', None),
+        ('password.value = "hush"', None),
+        ('[password]\nvalue = "hush"', None),
         ('password_path = "/etc/x"\nbearer_token_path = "/y"', 'password_path = "/etc/x"\nbearer_token_path = "/y"'),
         ('password = ""', 'password = ""'),
         ('password = "hush"  # or was it hush-hush', None),
@@ -755,6 +785,34 @@ def test_root_is_root_in_what_nobody_else_gets_to(shared: Path) -> None:
         assert (shared / "secret" / name / "head/a").stat().st_uid == 0
     with pytest.raises(BackupError, match="nobody may not"):
         Folder(shared / "theirs/link").write("head/b", b"x")
+
+
+def test_a_link_in_the_middle_of_the_way_leads_root_nowhere(shared: Path) -> None:
+    (shared / "secret").chmod(0o700)
+    (shared / "theirs/current").symlink_to(shared / "secret")
+    os.chown(shared / "theirs/current", NOBODY, NOBODY, follow_symlinks=False)
+    (shared / "way").symlink_to("theirs/../theirs/current")
+    for name in ("way", "way/deep"):
+        with pytest.raises(BackupError, match="nobody may not"):
+            Folder(shared / name).write("blocks/a", b"x")
+    assert not list((shared / "secret").iterdir())
+    (shared / "round").symlink_to("round")
+    with pytest.raises(BackupError, match="round: too many links"):
+        Folder(shared / "round").write("blocks/a", b"x")
+
+
+def test_a_folders_group_is_no_present_to_its_user(shared: Path) -> None:
+    (shared / "secret/a").write_bytes(b"mine")
+    (shared / "secret/a").chmod(0o640)
+    for uid in (NOBODY, 12345):  # whom the system knows, and whom not
+        os.chown(shared / "theirs", uid, 0)
+        with acting_in(shared / "theirs"):
+            assert os.geteuid() == uid and 0 not in (os.getegid(), *os.getgroups())
+            with pytest.raises(PermissionError):
+                (shared / "secret/a").read_bytes()
+            with acting_in(shared / "secret"):  # root's own again, with nothing of the other
+                assert (os.geteuid(), os.getegid(), os.getgroups()) == (0, 0, [0])
+            assert os.geteuid() == uid
 
 
 def test_two_hosts_do_not_share_a_place(opened: Opener, tmp_path: Path) -> None:

@@ -214,7 +214,8 @@ SECRETS = frozenset({"orchestrator.token"})
 """Keys whose value is never shown."""
 
 SECRET_NAME = re.compile(
-    r"[\w-]*(?:token|passw|secret|api[_-]?key|credential|cookie)[\w-]*(?<!_path)", re.ASCII | re.IGNORECASE
+    r"[\w-]*(?:token|passw|secret|api[_-]?key|credential|cookie|authorization)[\w-]*(?<!_path)",
+    re.ASCII | re.IGNORECASE,
 )
 """Names under which a secret may be written by mistake, or into `headers`: their values are not shown either."""
 

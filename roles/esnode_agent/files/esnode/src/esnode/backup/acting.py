@@ -14,6 +14,31 @@ from pathlib import Path
 from esnode.backup import BackupError
 
 _Ids = tuple[int, int]
+_MOST_LINKS = 40  # as the kernel
+_NO_GROUP = 65534
+
+
+def _led(path: Path) -> Iterator[Path]:
+    """Each link that is met on the way along this path, and where it ends; none has a link among its folders."""
+    at, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            at = at.parent
+            continue
+        here = at / part
+        try:
+            target = os.readlink(here)
+        except OSError:  # no link, or not there
+            at = here
+            continue
+        yield here
+        links += 1
+        if links > _MOST_LINKS:
+            raise BackupError(f"{path}: too many links")
+        at = Path("/") if target.startswith("/") else at
+        rest += reversed([one for one in target.split("/") if one not in ("", ".")])
+    yield at
 
 
 def _exposed(path: Path) -> tuple[dict[int, int], Path | None]:
@@ -25,32 +50,43 @@ def _exposed(path: Path) -> tuple[dict[int, int], Path | None]:
     shared = None
     for one in (path, *path.parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            status, link = one.stat(), one.lstat()
+            status = one.lstat()
             others = 0o010 if status.st_gid else 0
-            if not status.st_uid and not status.st_mode & (0o001 | others):
+            if status.st_uid:
+                users.setdefault(status.st_uid, status.st_gid)
+            elif stat.S_ISLNK(status.st_mode):
+                continue
+            elif not status.st_mode & (0o001 | others):
                 users, shared = {}, None
-            elif not status.st_uid and status.st_mode & (0o002 | others << 1) and not status.st_mode & stat.S_ISVTX:
+            elif status.st_mode & (0o002 | others << 1) and not status.st_mode & stat.S_ISVTX:
                 shared = one
-            for found in (status, link):
-                if found.st_uid:
-                    users.setdefault(found.st_uid, found.st_gid)
     return users, shared
 
 
 def _user(path: Path) -> _Ids | None:
     """Who besides root can exchange what is at this path; None: nobody. BackupError when there are several."""
     users: dict[int, int] = {}
-    for way in {path.absolute(), path.resolve()}:
+    for way in _led(path):
         found, shared = _exposed(way)
         if shared is not None:
             raise BackupError(
                 f"users other than root may write to {shared}, where root is to work: chmod go-w {shared}"
             )
-        users |= found
+        users = found | users
     if len(users) > 1:
         names = " and ".join(sorted(map(_name, users)))
         raise BackupError(f"{path} lies in folders of {names}: root does not work there, one of them has to")
     return next(iter(users.items()), None)
+
+
+def _groups(uid: int, gid: int) -> list[int]:
+    """The groups of this user, first the folder's if it is one of them: root's group is no present to a user."""
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return [gid or _NO_GROUP]
+    groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    return sorted(groups, key=lambda group: (group != gid, group != user.pw_gid))
 
 
 def _name(uid: int) -> str:
@@ -72,7 +108,10 @@ def acting_in(path: Path) -> Iterator[None]:
     try:
         ids = _user(path)
         if ids is not None:
-            _become(*ids, [ids[1]])
+            groups = _groups(*ids)
+            _become(ids[0], groups[0], groups)
+        elif before[0] != 0:
+            _become(0, 0, [0])
         yield
     except PermissionError as error:
         if ids is None:

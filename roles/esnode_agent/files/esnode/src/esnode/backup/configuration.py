@@ -24,7 +24,12 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-
 _REFERENCE = re.compile(r"\$\{\w+\}")
 _NAME = rf"(?<![\w?&-]){SECRET_NAME.pattern}"
 _ASSIGNED = re.compile(rf"""({_NAME})(["']?\s*=\s*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.ASCII | re.IGNORECASE)
-_BEFORE = re.compile(rf"^[ \t]*#.*{_NAME}[\"']?\s*=.*\n?", re.ASCII | re.IGNORECASE | re.MULTILINE)
+_SAID = rf"(?<!\$\{{){_NAME}"  # a reference tells nothing
+_BEFORE = re.compile(rf"^[ \t]*#.*{_SAID}.*\n?", re.ASCII | re.IGNORECASE | re.MULTILINE)
+# After a value, so after as many quotes of each kind as open and close.
+_BESIDE = re.compile(
+    rf"""^((?:[^"'#\n]|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')*)\#.*{_SAID}.*$""", re.ASCII | re.IGNORECASE | re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,8 @@ def _without_secrets(data: bytes) -> bytes | None:
         text = data.decode()
         secrets: list[str] = []
         wanted = _cleaned(tomllib.loads(text), secrets)
-        text = _ASSIGNED.sub(_assigned, _BEFORE.sub("", text))  # without those that were used before
+        text = _BESIDE.sub(r"\1", _BEFORE.sub("", text))  # what was used before, and what is said of it
+        text = _ASSIGNED.sub(_assigned, text)
         text = _clean_urls(text, r"\s\"'")
         if tomllib.loads(text) != wanted or any(secret in text for secret in secrets):
             return None
@@ -101,9 +107,9 @@ def _without_secrets(data: bytes) -> bytes | None:
 
 def _cleaned(value: Any, secrets: list[str], key: str = "") -> Any:
     """The value of a key as it should be in the backup; what must be nowhere in it is added to `secrets`."""
-    if isinstance(value, dict):
-        return {name: _cleaned(some, secrets, name) for name, some in value.items()}
     named = SECRET_NAME.fullmatch(key)
+    if isinstance(value, dict) and not named:
+        return {name: _cleaned(some, secrets, name) for name, some in value.items()}
     if isinstance(value, str):
         if named and value and not _REFERENCE.fullmatch(value):
             secrets.append(value)

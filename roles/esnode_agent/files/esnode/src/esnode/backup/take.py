@@ -202,7 +202,7 @@ def _good(folder: Folder, file: File, damaged: dict[str, str]) -> bytes | None:
         if hashlib.sha256(content).hexdigest() == file.sha256:
             return content
         said = f"{folder}/{file.name} is damaged"
-    except OSError as error:
+    except (BackupError, OSError) as error:
         said = _said(folder, file.name, error)
     damaged[file.name] = f"{said}; delete it, and the next backup makes it anew if the store still holds that"
     return None
