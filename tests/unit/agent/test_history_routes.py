@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import cramjam
 import numpy as np
 import pytest
 import zstandard
 from aiohttp import web
-from esnode import sample_stream, store
+from esnode import sample_stream, store, wire
 from esnode.serve import history_routes, streaming
 from esnode.serve.history_routes import HistoryRoutes
 from esnode.serve.server import Server
 from esnode.store import SeriesData, SeriesId
+from esnode.store.matching import Selector
 from esnode.store.selecting import Selecting
 from esnode.telemetry import Telemetry
 
@@ -369,5 +371,92 @@ def test_bodies_that_are_too_large_or_odd_are_refused(filled: store.store.Store)
         assert await client.post("/api/v1/query", b"query=" + b"a" * 100_000) == 400
         assert await client.post("/api/v1/query", b"query=\xff\xfe") == 422
         assert await client.post("/api/v1/query", b"query=a") == 200
+
+    serving(filled, test)
+
+
+def test_expressions_are_compiled_off_the_event_loop_and_not_too_many(
+    filled: store.store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    compiled = Selector.__init__
+
+    def compile_it(self: Selector, matchers: object) -> None:
+        threads.append(threading.current_thread().name)
+        compiled(self, matchers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Selector, "__init__", compile_it)
+    matcher = wire.payload(3, wire.integer(1, 2) + wire.text(2, "n") + wire.text(3, "1.*"))
+
+    async def test(client: Client) -> None:
+        packed = cramjam.snappy.compress_raw(wire.payload(1, wire.integer(2, 2**50) + matcher * 200))
+        assert await client.post("/api/v1/read", bytes(packed)) == 200
+        assert (await client.get(f"{EXPORT}&match[]=a%7Bn=~%221.*%22%7D"))[0] == 200
+        assert (await client.get("/api/v1/series?match[]=a%7Bn=~%221.*%22%7D"))[0] == 200
+        packed = cramjam.snappy.compress_raw(wire.payload(1, matcher * 200) * 2)
+        assert await client.post("/api/v1/read", bytes(packed)) == 400
+
+    serving(filled, test)
+    assert len(threads) >= 4 and all(name.startswith("history-request") for name in threads)
+
+
+def test_where_no_thread_can_be_started_a_place_is_not_lost(
+    filled: store.store.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("history-request"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def test(client: Client) -> None:
+        await until(lambda: request_threads() == 0)  # of other tests
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(2 * history_routes.MOST_QUERIES):
+                status, headers, body = await client.get("/api/v1/labels")
+                assert status == 503 and headers["Retry-After"] and b"can't start new thread" in body
+        for _ in range(2 * history_routes.MOST_QUERIES):
+            assert (await client.get("/api/v1/labels"))[0] == 200
+
+    serving(filled, test)
+
+
+class Slow(Selecting):
+    """A store that takes its time for each batch, of which there is no end in sight."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def series(self, *_: object) -> list[SeriesId]:
+        return [SeriesId(f"s{n:06}") for n in range(100_000)]
+
+    def select(self, *_: object, **__: object) -> list[SeriesData]:
+        self.asked += 1
+        time.sleep(0.05)
+        return []
+
+
+def test_an_openmetrics_export_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_LOOK_S", 0.1)
+    source = Slow()
+
+    async def test(client: Client) -> None:
+        gone = client.deaf(f"{EXPORT}&format=openmetrics")
+        await until(lambda: source.asked > 3)
+        gone.close()
+        await asyncio.sleep(1)
+        asked = source.asked
+        await asyncio.sleep(0.5)
+        assert source.asked == asked
+
+    serving(source, test)
+
+
+def test_a_limit_of_thousands_of_digits_is_refused(filled: store.store.Store) -> None:
+    async def test(client: Client) -> None:
+        status, _, body = await client.get(f"/api/v1/labels?limit={'9' * 5000}")
+        assert status == 400 and b"is no number" in body
 
     serving(filled, test)

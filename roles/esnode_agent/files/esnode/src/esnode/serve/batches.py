@@ -4,15 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from esnode.store import SeriesData, SeriesId
 from esnode.store.matching import Among
 from esnode.store.selecting import Selecting
 
+Part = TypeVar("Part")
 _SAMPLES = 100_000
 """Aimed at in a batch; one series may have more."""
 _FIRST, _MOST = 16, 512
+
+
+class Watched(Protocol):
+    """What is asked for parts, and ends it when nobody waits for what is made of them."""
+
+    def __call__(self, parts: Iterable[Part], /) -> Iterator[Part]:
+        """The parts."""
 
 
 def batches(

@@ -12,7 +12,7 @@ import numpy as np
 from esnode import catalogue
 from esnode.catalogue import escape_help, escape_label
 from esnode.expose import format_value
-from esnode.serve.batches import batches
+from esnode.serve.batches import Watched, batches
 from esnode.serve.numbers import whole_texts, with_texts
 from esnode.serve.thinning import is_stale, thinned
 from esnode.store import SeriesData, SeriesId
@@ -60,7 +60,12 @@ def _lines_apart(metric: bytes, piece: SeriesData) -> Iterator[bytes]:
 
 
 def open_metrics(
-    store: Selecting, series: Sequence[SeriesId], from_ms: int, to_ms: int, step_ms: int | None
+    store: Selecting,
+    series: Sequence[SeriesId],
+    from_ms: int,
+    to_ms: int,
+    step_ms: int | None,
+    watched: Watched = iter,
 ) -> Iterator[bytes]:
     """OpenMetrics with timestamps: families together, samples of a series in order, `# EOF`.
 
@@ -68,7 +73,7 @@ def open_metrics(
     time the last one counts. Memory is that of some series.
     """
     family, spell = None, _Times()
-    for one in (one for batch in batches(store, series, from_ms, to_ms) for one in batch):
+    for one in (one for batch in watched(batches(store, series, from_ms, to_ms)) for one in batch):
         data = thinned(one, step_ms) if step_ms else one
         for at in range(0, len(data.times), _SLICE):
             lines = _text(data.series, data.times[at : at + _SLICE], data.values[at : at + _SLICE], spell)

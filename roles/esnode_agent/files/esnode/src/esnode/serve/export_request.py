@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,9 +14,10 @@ from multidict import MultiMapping
 from esnode import sample_stream
 from esnode.expose import CONTENT_TYPES
 from esnode.serve import export_formats, prometheus_api, times
+from esnode.serve.batches import Watched
 from esnode.serve.export_parquet import parquet
 from esnode.serve.thinning import last_of_each_step
-from esnode.store import FOREVER_MS, SeriesData
+from esnode.store import FOREVER_MS
 from esnode.store.selecting import Selecting
 
 Format = Literal["jsonl", "openmetrics", "parquet", "native"]
@@ -79,13 +80,11 @@ class Export:
         kind, suffix = _TYPES[self.format]
         return {"Content-Type": kind, "Content-Disposition": f'attachment; filename="esnode-history.{suffix}"'}
 
-    def body(
-        self, store: Selecting, watched: Callable[[Iterable[SeriesData]], Iterator[SeriesData]]
-    ) -> Iterator[bytes]:
+    def body(self, store: Selecting, watched: Watched) -> Iterator[bytes]:
         """The answer in parts."""
         if self.format == "openmetrics":
             series = prometheus_api.matching_series(store, self.wanted, self.from_ms, self.to_ms)
-            return export_formats.open_metrics(store, series, self.from_ms, self.to_ms, self.step_ms)
+            return export_formats.open_metrics(store, series, self.from_ms, self.to_ms, self.step_ms, watched)
         pieces = watched(prometheus_api.union(store, self.wanted, self.from_ms, self.to_ms))
         if self.step_ms:
             pieces = last_of_each_step(pieces, self.step_ms)

@@ -19,7 +19,7 @@ from multidict import MultiDict, MultiMapping
 
 from esnode.serve import negotiate
 from esnode.serve.server import REQUEST_TIMEOUT_S
-from esnode.serve.streaming import SILENCE_S, Aside, Threads, answer, packed
+from esnode.serve.streaming import SILENCE_S, Aside, NoThread, Threads, answer, packed
 from esnode.store import BadMatcher, StoreError, TooMany
 
 if TYPE_CHECKING:
@@ -114,17 +114,20 @@ class HistoryRoutes:
             store = self._store_now()
             from esnode.serve import export_request
 
-            with _refusals():
+            headers: dict[str, str] = {}
+            accepted = request.headers.get("Accept-Encoding")
+
+            def begin(aside: Aside) -> Iterator[bytes]:
                 asked = export_request.Export.of(request.query)
-            # Parquet packs its columns itself.
-            parquet = asked.format == "parquet"
-            coding = "identity" if parquet else negotiate.coding(request.headers.get("Accept-Encoding"))
-            headers = {**asked.headers(), "Vary": "Accept-Encoding"}
-            if coding != "identity":
-                headers["Content-Encoding"] = coding
+                # Parquet packs its columns itself.
+                coding = "identity" if asked.format == "parquet" else negotiate.coding(accepted)
+                headers.update(asked.headers(), Vary="Accept-Encoding")
+                if coding != "identity":
+                    headers["Content-Encoding"] = coding
+                return packed(asked.body(store, aside.while_wanted), coding)
+
             async with self._exports.one(self._threads) as aside:
-                body = asked.body
-                return await _answer(request, aside, lambda: packed(body(store, aside.while_wanted), coding), headers)
+                return await _answer(request, aside, lambda: begin(aside), headers)
         except Refused as refused:
             return refused.as_text()
 
@@ -135,14 +138,16 @@ class HistoryRoutes:
             from esnode.serve import remote_read
 
             body = await _body(request)
-            with _refusals():
+            headers: dict[str, str] = {}
+
+            def begin(aside: Aside) -> Iterator[bytes]:
                 queries, streamed = remote_read.read_request(body)
-            answered = remote_read.stream if streamed else remote_read.response
-            headers = remote_read.STREAM_HEADERS if streamed else remote_read.HEADERS
+                headers.update(remote_read.STREAM_HEADERS if streamed else remote_read.HEADERS)
+                answered = remote_read.stream if streamed else remote_read.response
+                return iter(answered(store, queries, aside.while_wanted))
 
             async with self._queries.one(self._threads) as aside:
-                watched = aside.while_wanted
-                return await _answer(request, aside, lambda: iter(answered(store, queries, watched)), headers, _QUERY_S)
+                return await _answer(request, aside, lambda: begin(aside), headers, _QUERY_S)
         except Refused as refused:
             return refused.as_text()
 
@@ -246,5 +251,7 @@ def _refusals() -> Iterator[None]:
         raise Refused(422, str(error)) from error
     except export_parquet.NoParquet as error:
         raise Refused(501, str(error)) from error
+    except NoThread as error:
+        raise Refused(503, f"no thread can be started for this just now: {error}") from error
     except (StoreError, sqlite3.Error) as error:
         raise Refused(503, f"the store can't be read just now: {error}") from error

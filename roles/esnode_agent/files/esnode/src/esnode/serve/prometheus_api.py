@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -14,6 +14,7 @@ import numpy as np
 from multidict import MultiMapping
 
 from esnode.serve import selectors, times
+from esnode.serve.batches import Watched
 from esnode.serve.numbers import texts, with_texts
 from esnode.serve.thinning import TooManyPoints, at_each_moment
 from esnode.store import FOREVER_MS, Matcher, SeriesData, SeriesId
@@ -29,7 +30,6 @@ MOST_POINTS_IN_ALL = 1_000_000
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Matchers = tuple[Matcher, ...]
 Parameters = MultiMapping[str]
-Watched = Callable[[Iterable[SeriesData]], Iterator[SeriesData]]
 
 
 class ApiError(Exception):
@@ -220,7 +220,7 @@ def _moment(parameters: Parameters, name: str, default: int | None = None) -> in
 
 def _limited(found: list[object] | list[str] | list[dict[str, str]], parameters: Parameters) -> Sequence[object]:
     text = parameters.get("limit", "0")
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise _bad("limit", f"{text!r} is no number")
     return found[: int(text)] if int(text) else found
 

@@ -7,16 +7,16 @@ The stream takes no more memory for a year than for a day, but clients older tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cramjam
 import google_crc32c
 
 from esnode import wire
-from esnode.serve.batches import batches
+from esnode.serve.batches import Watched, batches
 from esnode.serve.xor_chunks import Chunk, chunks
-from esnode.store import FOREVER_MS, Matcher, SeriesData, SeriesId, TooMany
+from esnode.store import FOREVER_MS, Matcher, SeriesId, TooMany
 from esnode.store.matching import NAME, Selector
 from esnode.store.selecting import Selecting
 
@@ -26,7 +26,8 @@ _PACK_BYTES = 256 * 1024
 _MOST_REQUEST_BYTES = 1024 * 1024
 MOST_QUERIES = 64
 """In one request; Prometheus sends one for each selector of an expression."""
-Watched = Callable[[Iterable[list[SeriesData]]], Iterator[list[SeriesData]]]
+MOST_MATCHERS = 256
+"""Of all its queries together: to compile an expression may take a millisecond."""
 _OPERATORS = {0: "=", 1: "!=", 2: "=~", 3: "!~"}
 _SAMPLES, _STREAM = 0, 1
 _XOR = 1  # the encoding of a chunk
@@ -67,6 +68,8 @@ def read_request(body: bytes) -> tuple[list[Query], bool]:
         raise BadRequest(f"the body is no ReadRequest: {error}") from error
     if len(queries) > MOST_QUERIES:
         raise BadRequest(f"{len(queries)} queries in one request are too many: at most {MOST_QUERIES}")
+    if (matchers := sum(len(query.matchers) for query in queries)) > MOST_MATCHERS:
+        raise BadRequest(f"{matchers} matchers in one request are too many: at most {MOST_MATCHERS}")
     liked = next((kind for kind in accepted if kind in (_SAMPLES, _STREAM)), _SAMPLES if not accepted else None)
     if liked is None:
         raise BadRequest("the response types SAMPLES and STREAMED_XOR_CHUNKS are given here, and it accepts neither")

@@ -41,6 +41,10 @@ class Unwanted(Exception):
     """Nobody waits for the answer any more."""
 
 
+class NoThread(Exception):
+    """The system gives no thread; the text says why."""
+
+
 class Threads:
     """Threads for requests; one that is done with its request waits for the next. Used on the event loop."""
 
@@ -75,7 +79,10 @@ class Aside:
 
     async def call(self, request: web.Request, function: Callable[..., T], *arguments: object) -> T:
         """Run a function there and wait for what it returns; ConnectionResetError when the client does not wait."""
-        running = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        except RuntimeError as error:
+            raise NoThread(str(error)) from error
         # Whatever comes of it after nobody waits any more is nobody's business.
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
         while not (await asyncio.wait((running,), timeout=_LOOK_S))[0]:
@@ -109,7 +116,11 @@ class Aside:
                 with contextlib.suppress(RuntimeError):  # the agent has stopped meanwhile
                     loop.call_soon_threadsafe(self._end)
 
-        self._thread.submit(ending)
+        try:
+            self._thread.submit(ending)
+        except RuntimeError:  # it could not be started, so nothing runs on it, and nothing will
+            self._give_back = _nothing
+            self._end()
 
     def _end(self) -> None:
         self._ended = True
@@ -160,9 +171,11 @@ async def answer(
 ) -> web.StreamResponse:
     """Answer with what `begin` gives, chunk by chunk; what it raises before the first one is the caller's to answer.
 
+    `headers` are looked at once it has begun.
+
     When it fails later or the client has gone or is silent, the connection is cut: a part must not look like the whole.
     """
-    response = web.StreamResponse(headers=headers)
+    response = web.StreamResponse()
     begun: list[Iterator[bytes]] = []
     whole = last = False
 
@@ -179,6 +192,7 @@ async def answer(
         size = sum(map(len, chunks))
         if last and size <= _CHUNK_BYTES:
             return web.Response(body=b"".join(chunks), headers=headers)
+        response.headers.update(headers)
         if last:
             response.content_length = size
         await response.prepare(request)
@@ -214,7 +228,7 @@ def _some(chunks: Iterator[bytes]) -> tuple[list[bytes], bool]:
     return taken, True
 
 
-def _nothing() -> None:
+def _nothing(*_unused: object) -> None:
     """Do nothing."""
 
 
