@@ -175,6 +175,10 @@ BACK = """
 - name: Ask or go back
   ansible.builtin.include_tasks: "{{ 'ask' if esnode_agent__asked | default(false) else 'say' }}.yml"
 """
+BACKUP = """
+- name: End its backups
+  ansible.builtin.debug:
+"""
 PLAYS = {
     "deploy": "Deploy the esnode agent",
     "remove": "Remove the esnode agent",
@@ -215,6 +219,9 @@ def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
         stubs = {"preflight": ASK, "present": SAY, "main": SAY, "absent": SAY, "previous": BACK, "ask": ask, "say": say}
         for name, text in stubs.items():
             (tasks / f"{name}.yml").write_text(text)
+        backup = core / "roles/esnode_backup/tasks"
+        backup.mkdir(parents=True)
+        (backup / "with_agent.yml").write_text(BACKUP)
         for name, (keywords, text, *_expected) in SHAPES.items():
             path = tasks.parents[4] / f"{name}.yml"
             path.write_text(play(keywords, text))

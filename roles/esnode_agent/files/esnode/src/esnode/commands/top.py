@@ -20,8 +20,6 @@ from esnode.commands import CommandError, UsageError, _terminal
 from esnode.commands._agent_http import AgentHttp, add_url
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from esnode.commands import Subparsers
     from esnode.commands._top_reading import Frame
 
@@ -166,12 +164,14 @@ def _watch(poller: _Poller, console: Any) -> None:
 
     from esnode.commands._top_view import picture
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+    # Noted, not raised: an exception out of a handler is lost where Python may not raise one.
+    told: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: told.append(number))
     poller.start()
     shown: tuple[int, tuple[int, int]] | None = None
     with _Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
-        while True:
+        while not told:
             now = (poller.version, _terminal.size())
             if now != shown:
                 live.update(picture(poller.frame, now[1][0], poller.note), refresh=True)
@@ -180,8 +180,7 @@ def _watch(poller: _Poller, console: Any) -> None:
             if "q" in typed or "Q" in typed or "\x03" in typed:
                 break
     poller.end()
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    """End by way of every `finally`, so that the terminal is as it was."""
-    sys.exit(128 + number)
+    if signal.SIGINT in told:
+        raise KeyboardInterrupt
+    if told:
+        sys.exit(128 + told[0])
