@@ -19,6 +19,7 @@ import nvmlsim
 from lab_rootfs import rootfs
 
 STATE = "/dev/nvmlsim/state"  # below /dev, which ProtectSystem= leaves writable, as the driver's nodes are
+_LOOK_S = 5.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # nspawn mounts the hierarchies read-only on machines with cgroup v1: without this no limit of a unit would hold.
@@ -216,7 +217,18 @@ class Host:
     def run(
         self, command: list[str], *, check: bool = True, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(self.command(command), input=input, capture_output=True, text=True)
+        pipe = subprocess.PIPE
+        stdin = None if input is None else pipe
+        with subprocess.Popen(self.command(command), stdin=stdin, stdout=pipe, stderr=pipe, text=True) as running:
+            while True:
+                try:
+                    out, err = running.communicate(input, timeout=_LOOK_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    # A host that goes down stops all that runs there first, and nsenter stops with it, for ever.
+                    running.send_signal(signal.SIGCONT)
+                    input = None
+        done = subprocess.CompletedProcess(command, running.returncode, out, err)
         if check and done.returncode:
             said = (done.stdout + done.stderr).strip()
             raise RuntimeError(f"{self.name}: {shlex.join(command)} ended with {done.returncode}:\n{said}")

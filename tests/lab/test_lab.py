@@ -120,6 +120,11 @@ def test_cable_is_cut_and_joined(one: lab.Lab) -> None:
     assert "plain | SUCCESS" in ping(one.inventory, "plain")
 
 
+def test_what_is_stopped_goes_on(one: lab.Lab) -> None:
+    """As all that runs in a host when it goes down."""
+    assert one["plain"].run(["sh", "-c", "kill -STOP $$; echo on"]).stdout == "on\n"
+
+
 @pytest.mark.parametrize("by_itself", [False, True])
 def test_reboot_keeps_the_disk_and_the_limits(one: lab.Lab, by_itself: bool) -> None:
     host = one["plain"]
