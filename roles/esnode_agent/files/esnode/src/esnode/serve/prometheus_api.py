@@ -159,7 +159,7 @@ def _spelled(values: Floats, text: bytes) -> list[bytes]:
     if b"null" in text:
         for place in np.flatnonzero(~np.isfinite(values)).tolist():
             value = values[place]
-            found[place] = b"NaN" if value != value else b"+Inf" if value > 0 else b"-Inf"
+            found[place] = b"NaN" if np.isnan(value) else b"+Inf" if value > 0 else b"-Inf"
     return found
 
 
