@@ -160,7 +160,10 @@ def _installed_with() -> tuple[str, bytes | None]:
             with zipfile.ZipFile(stream) as archive:
                 if _BINDING in archive.namelist():
                     return sys.executable, archive.read(_BINDING)
-        found = subprocess.run([interpreter, "-I", "-c", "import pynvml"], capture_output=True, check=False)
+        # There is no module here whose run_command could be used.
+        found = subprocess.run(  # pylint: disable=ansible-bad-function
+            [interpreter, "-I", "-c", "import pynvml"], capture_output=True, check=False
+        )
     except (OSError, zipfile.BadZipFile):
         return sys.executable, None
     return sys.executable if found.returncode else interpreter, None
