@@ -11,6 +11,7 @@ import numpy as np
 
 from esnode.store import SeriesData, SeriesId
 from esnode.store.codec import Bools, Floats, Ints
+from esnode.store.selecting import joined
 
 STALE_BITS = 0x7FF0000000000002
 """The NaN by which Prometheus marks the end of a series."""
@@ -113,7 +114,7 @@ def at_each_moment(pieces: Iterable[SeriesData], moments: Ints, lookback_ms: int
                 rows[piece.series] = _Row(step.after, values if len(piece.values) < 2 * len(values) else values.copy())
                 continue
             row = rows[piece.series] = _Row(nothing, np.full(len(moments), np.nan))
-        elif row.values.base is not None or not row.values.flags.writeable:  # it is the store's
+        elif row.values.base is not None:  # it is the store's
             row.values = row.values.copy()
         row.values[step.at] = piece.values[step.of]
         row.known = step.after
@@ -139,47 +140,30 @@ def _without_ends(rows: dict[SeriesId, _Row], moments: Ints) -> Iterator[SeriesD
 
 def _together(pieces: Iterable[SeriesData]) -> Iterator[SeriesData]:
     """Pieces of the same series joined, as far as bounded memory allows: fewer and longer ones take less time."""
-    held: dict[SeriesId, list[SeriesData]] = {}
+    held: dict[SeriesId, list[tuple[Ints, Floats]]] = {}
     samples = 0
     for piece in pieces:
-        held.setdefault(piece.series, []).append(piece)
+        held.setdefault(piece.series, []).append((piece.times, piece.values))
         samples += len(piece.times)
         if samples >= _HELD:
-            yield from _joined(held)
+            yield from joined(held)
             held, samples = {}, 0
-    yield from _joined(held)
-
-
-def _joined(held: dict[SeriesId, list[SeriesData]]) -> Iterator[SeriesData]:
-    known: dict[tuple[int, ...], Ints] = {}  # what came of these very arrays of times
-    for series, pieces in held.items():
-        if len(pieces) == 1:
-            yield pieces[0]
-            continue
-        key = tuple([id(piece.times) for piece in pieces])
-        if key not in known:
-            known[key] = np.concatenate([piece.times for piece in pieces])
-        yield SeriesData(series, known[key], np.concatenate([piece.values for piece in pieces]))
+    yield from joined(held)
 
 
 def _step(known: Ints, times: Ints, moments: Ints, lookback_ms: int) -> _Step:
-    """What samples at these times add to what is known; `after` is `known` when that is nothing."""
-    order, ascending = None, times
-    if len(times) > 1 and (times[1:] < times[:-1]).any():  # the clock was set back
-        order = np.argsort(times, kind="stable")
-        ascending = times[order]
-    first = int(np.searchsorted(moments, ascending[0], "left"))
-    asked = moments[first : int(np.searchsorted(moments, ascending[-1] + lookback_ms, "left"))]
-    last = np.searchsorted(ascending, asked, "right") - 1
-    newest = ascending[last]
+    """What samples at these ascending times add to what is known; `after` is `known` when that is nothing."""
+    first = int(np.searchsorted(moments, times[0], "left"))
+    asked = moments[first : int(np.searchsorted(moments, times[-1] + lookback_ms, "left"))]
+    last = np.searchsorted(times, asked, "right") - 1
+    newest = times[last]
     newer = (newest > asked - lookback_ms) & (newest >= known[first : first + len(asked)])
     if not newer.any():
         return _Step(known, times, slice(0), slice(0), known)
     at = np.flatnonzero(newer) + first
-    of = last[newer] if order is None else order[last[newer]]
     after = known.copy()
     after[at] = newest[newer]
-    return _Step(known, times, _as_slice(at), _as_slice(of), after)
+    return _Step(known, times, _as_slice(at), _as_slice(last[newer]), after)
 
 
 def _as_slice(places: Ints) -> slice | Ints:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +60,8 @@ class Selecting:
                 raise TooMany(f"more than {most_samples} samples match: ask for fewer series or a shorter time")
             if len(times):
                 found.setdefault(series, []).append((times, values))
-        known: dict[tuple[int, ...], tuple[Ints, Ints | None]] = {}
-        return [
-            _joined(series, found[series], known)
-            for series in sorted(found, key=lambda series: (series.name, series.pairs))
-        ]
+        ordered = sorted(found, key=lambda series: (series.name, series.pairs))
+        return list(joined({series: found[series] for series in ordered}))
 
     def export(
         self, matchers: Matchers = (), from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
@@ -109,16 +106,19 @@ def _within(blocks: Iterable[Block], from_ms: int, to_ms: int) -> Iterator[Block
     return (block for block in blocks if block.first_ms <= to_ms and block.last_ms >= from_ms)
 
 
-def _joined(
-    series: SeriesId, pieces: list[tuple[Ints, Floats]], known: dict[tuple[int, ...], tuple[Ints, Ints | None]]
-) -> SeriesData:
-    """One series of its pieces; `known`: what came of these very arrays of times, which series mostly share."""
-    key = tuple(id(times) for times, _unused in pieces)
-    if key not in known:
-        known[key] = _in_order([times for times, _unused in pieces])
-    times, order = known[key]
-    values = pieces[0][1] if len(pieces) == 1 else np.concatenate([values for _unused, values in pieces])
-    return SeriesData(series, times, values if order is None else values[order])
+def joined(found: Mapping[SeriesId, Sequence[tuple[Ints, Floats]]]) -> Iterator[SeriesData]:
+    """Each series of its pieces, times ascending; of samples with the same time the one that came last.
+
+    Series of the very same arrays of times, as they mostly are, have the same array afterwards.
+    """
+    known: dict[tuple[int, ...], tuple[Ints, Ints | None]] = {}
+    for series, pieces in found.items():
+        key = tuple([id(times) for times, _unused in pieces])
+        if key not in known:
+            known[key] = _in_order([times for times, _unused in pieces])
+        times, order = known[key]
+        values = pieces[0][1] if len(pieces) == 1 else np.concatenate([values for _unused, values in pieces])
+        yield SeriesData(series, times, values if order is None else values[order])
 
 
 def _in_order(pieces: list[Ints]) -> tuple[Ints, Ints | None]:
