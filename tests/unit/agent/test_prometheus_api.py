@@ -46,7 +46,7 @@ def test_query_range(columns: list[list[float]], step: int) -> None:
     asked = MultiDict({"query": "a", "start": START_MS / 1000, "end": end / 1000, "step": step / 1000})
     for key, value in tuple(asked.items()):
         asked[key] = str(value)
-    answer = json.loads(b"".join(prometheus_api.query_range(store, asked, iter)))
+    answer = json.loads(prometheus_api.query_range(store, asked, iter))
     assert answer["resultType"] == "matrix"
     for series, values, found in zip(names, columns, answer["result"], strict=True):
         assert found["metric"] == {"__name__": "a", **series.labels}

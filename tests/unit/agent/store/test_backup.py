@@ -470,17 +470,22 @@ def test_a_second_place_gets_what_it_lacks(opened: Opener, tmp_path: Path) -> No
     assert dump(restored(second, tmp_path / "again")) == dump(one.path)
 
 
+def apart(opened: Opener, folder: Path, place: Folder, count: int) -> list[Taken]:
+    """Backups that have no file in common: each of another store."""
+    taken = []
+    for number in range(count):
+        one = opened(folder / f"store{number}")
+        fill(one, 10, first=100 * number)
+        one.flush()
+        taken.append(backup(place, one.path, START_MS + 1000 * number))
+    return taken
+
+
 def test_what_is_damaged_here_keeps_nothing_else_from_the_second_place(opened: Opener, tmp_path: Path) -> None:
     place, second = Folder(tmp_path / "backups"), Folder(tmp_path / "second")
     for folder in (place, second):
         folder.path.mkdir()
-    taken = []
-    for number in range(4):
-        # Another store each time: those backups have no file in common.
-        one = opened(tmp_path / f"store{number}")
-        fill(one, 10, first=100 * number)
-        one.flush()
-        taken.append(backup(place, one.path, START_MS + 1000 * number))
+    taken = apart(opened, tmp_path, place, 4)
     manifest, piece = taken[0].name, taken[1].manifest.head[0].name
     for name in (manifest, piece):
         (place.path / name).write_bytes(b"x" + place.read(name)[1:])
@@ -511,12 +516,7 @@ def test_what_may_not_be_read_keeps_nothing_else_from_the_second_place(
     place.path.mkdir()
     second.path.mkdir()
     os.chown(place.path, NOBODY, NOBODY)
-    taken = []
-    for number in range(2):
-        one = opened(tmp_path / f"store{number}")
-        fill(one, 10, first=100 * number)
-        one.flush()
-        taken.append(backup(place, one.path, START_MS + 1000 * number))
+    taken = apart(opened, tmp_path, place, 2)
     piece = place.path / taken[0].manifest.head[0].name
     os.chown(piece, 0, 0)  # as after root has copied it back
     piece.chmod(0o600)

@@ -34,7 +34,7 @@ _QUERY_S = 120.0
 """A query has so long for its answer to be made and taken."""
 
 Parameters = MultiMapping[str]
-Query = Callable[["Selecting", Parameters, Aside], "bytes | list[bytes]"]
+Query = Callable[["Selecting", Parameters, Aside], bytes]
 _KINDS = {400: "bad_data", 422: "execution", 501: "not_implemented", 503: "unavailable"}
 
 
@@ -127,7 +127,7 @@ class HistoryRoutes:
                 return packed(asked.body(store, aside.while_wanted), coding)
 
             async with self._exports.one(self._threads) as aside:
-                return await _answer(request, aside, lambda: begin(aside), headers)
+                return await _answer(request, aside, begin, headers)
         except Refused as refused:
             return refused.as_text()
 
@@ -147,7 +147,7 @@ class HistoryRoutes:
                 return iter(answered(store, queries, aside.while_wanted))
 
             async with self._queries.one(self._threads) as aside:
-                return await _answer(request, aside, lambda: begin(aside), headers, _QUERY_S)
+                return await _answer(request, aside, begin, headers, _QUERY_S)
         except Refused as refused:
             return refused.as_text()
 
@@ -196,11 +196,10 @@ class HistoryRoutes:
 
             def begin(aside: Aside) -> Iterator[bytes]:
                 data = work(store, given, aside)
-                parts = data if isinstance(data, list) else [data]
-                return packed([b'{"status":"success","data":', *parts, b"}"], coding)
+                return packed([b'{"status":"success","data":', data, b"}"], coding)
 
             async with self._queries.one(self._threads) as aside:
-                return await _answer(request, aside, lambda: begin(aside), headers, _QUERY_S)
+                return await _answer(request, aside, begin, headers, _QUERY_S)
         except Refused as refused:
             return refused.as_json()
 
@@ -221,7 +220,7 @@ async def _body(request: web.Request) -> bytes:
 async def _answer(
     request: web.Request,
     aside: Aside,
-    begin: Callable[[], Iterator[bytes]],
+    begin: Callable[[Aside], Iterator[bytes]],
     headers: Mapping[str, str],
     within_s: float | None = None,
 ) -> web.StreamResponse:

@@ -110,8 +110,8 @@ def query(store: Selecting, parameters: Parameters, watched: Watched) -> bytes:
     return b'{"resultType":"vector","result":[%s]}' % result
 
 
-def query_range(store: Selecting, parameters: Parameters, watched: Watched) -> list[bytes]:
-    """/api/v1/query_range for a plain selector: what each series is at each step. In parts."""
+def query_range(store: Selecting, parameters: Parameters, watched: Watched) -> bytes:
+    """/api/v1/query_range for a plain selector: what each series is at each step."""
     matchers = _selector(parameters)
     start, end = _moment(parameters, "start"), _moment(parameters, "end")
     if end < start:
@@ -137,7 +137,7 @@ def query_range(store: Selecting, parameters: Parameters, watched: Watched) -> l
         points[::2], points[1::2] = openings[1], _spelled(one.values, text)
         result += (b',{"metric":' if result else b'{"metric":', _metric_json(one.series), b',"values":[')
         result += (b"".join(points), b'"]]}')
-    return [b'{"resultType":"matrix","result":[', *result, b"]}"]
+    return b"".join((b'{"resultType":"matrix","result":[', *result, b"]}"))
 
 
 @lru_cache(maxsize=2)  # the panels of a dashboard ask for the same moments

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Prometheus' remote read: a snappy-packed ReadRequest in, samples out: as a stream of chunks, or whole in one message.
 
-The stream takes no more memory for a year than for a day, but clients older than 2024 do not ask for it.
+The stream takes no more memory for a year than for a day. Prometheus 3 asks for it, 2.42 does not.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_request(body: bytes) -> tuple[list[Query], bool]:
         raise BadRequest(f"{len(queries)} queries in one request are too many: at most {MOST_QUERIES}")
     if (matchers := sum(len(query.matchers) for query in queries)) > MOST_MATCHERS:
         raise BadRequest(f"{matchers} matchers in one request are too many: at most {MOST_MATCHERS}")
-    liked = next((kind for kind in accepted if kind in (_SAMPLES, _STREAM)), _SAMPLES if not accepted else None)
+    liked = next((kind for kind in accepted or (_SAMPLES,) if kind in (_SAMPLES, _STREAM)), None)
     if liked is None:
         raise BadRequest("the response types SAMPLES and STREAMED_XOR_CHUNKS are given here, and it accepts neither")
     for query in queries:

@@ -23,7 +23,6 @@ _CHUNK_BYTES = 256 * 1024
 _TOGETHER_BYTES = 1024 * 1024
 _TOGETHER_S = 0.1
 _LOOK_S = 1.0  # between two looks whether the client is still there
-_END = b""
 
 T = TypeVar("T")
 log = logging.getLogger("esnode.serve")
@@ -167,12 +166,11 @@ def _gathered(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 async def answer(
-    request: web.Request, aside: Aside, begin: Callable[[], Iterator[bytes]], headers: Mapping[str, str]
+    request: web.Request, aside: Aside, begin: Callable[[Aside], Iterator[bytes]], headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """Answer with what `begin` gives, chunk by chunk; what it raises before the first one is the caller's to answer.
 
     `headers` are looked at once it has begun.
-
     When it fails later or the client has gone or is silent, the connection is cut: a part must not look like the whole.
     """
     response = web.StreamResponse()
@@ -180,7 +178,7 @@ async def answer(
     whole = last = False
 
     def opening() -> tuple[list[bytes], bool]:
-        begun.append(begin())
+        begun.append(begin(aside))
         return _some(begun[0])
 
     def end() -> None:
