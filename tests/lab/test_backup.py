@@ -149,8 +149,12 @@ def test_a_backup_that_fails_is_a_failed_unit(host: lab.Host) -> None:
 
 
 def test_it_is_taken_away_and_the_backups_stay(one: lab.Lab, host: lab.Host) -> None:
+    shell(host, f"systemctl stop esnode-backup.timer; mv /{DIR} /srv/away; touch /{DIR}")
+    assert host.run(["systemctl", "start", UNIT], check=False).returncode
+    shell(host, f"rm /{DIR}; mv /srv/away /{DIR}")
     there = manifests(host)
     assert changed(one.playbook("esnode-backup.yml", esnode_backup_state="absent")) > 0
+    assert shell(host, "systemctl --failed --no-legend") == ""
     assert changed(one.playbook("esnode-backup.yml", esnode_backup_state="absent")) == 0
     assert [*(host.root / "etc").rglob("esnode-backup*"), *(host.root / "var/lib").glob("esnode-backup*")] == []
     until(lambda: metrics(host) == {}, "the metrics of backups stay")
