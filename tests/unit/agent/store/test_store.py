@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from esnode import store
 from esnode.store import Matcher, SeriesId
+from esnode.store.backup import Source
 from esnode.store.database import Readers
+from esnode.store.readonly import ReadOnlyStore
 from esnode.store.store import Store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -274,6 +276,41 @@ def test_another_connection_reads_what_is_on_the_disk_and_follows(opened: Opener
         one.flush()
         for series, samples in more.samples.items():
             expected.samples[series].update(samples)
+        expected.check(reading.select())
+
+
+@pytest.mark.parametrize("open_one", [store.open_for_reading, Source])
+def test_a_wal_may_come_and_go_while_a_reader_opens(
+    opened: Opener, tmp_path: Path, open_one: Callable[[Path], Source | ReadOnlyStore]
+) -> None:
+    """As when the agent is restarted: SQLite takes the WAL away when the last connection closes."""
+    one = opened()
+    fill(one, 1)
+    one.close()
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            (tmp_path / "store/store.db-wal").touch()
+            (tmp_path / "store/store.db-wal").unlink(missing_ok=True)
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _unused in range(1000):
+            with contextlib.suppress(store.StoreError):
+                open_one(tmp_path / "store").close()
+    finally:
+        stop.set()
+        other.join()
+
+
+def test_a_folder_may_have_signs_that_mean_something_in_an_address(tmp_path: Path) -> None:
+    folder = tmp_path / "50%20?mode=memory#1"
+    with store.open(folder) as one:
+        expected = fill(one, 5)
+    (folder / "identity").unlink()
+    with store.open_for_reading(folder) as reading:
         expected.check(reading.select())
 
 

@@ -9,7 +9,6 @@ A block never changes once it is sealed: `mark` tells it from every other one, a
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 
 from esnode.store.blocks import Block
 from esnode.store.damage import Damage
-from esnode.store.database import FILE, SHIFT, Readers, check_format
+from esnode.store.database import FILE, SHIFT, Readers, check_format, is_still
 from esnode.store.envelope import PLAIN, Envelope
 from esnode.store.errors import Damaged, StoreError
 from esnode.store.identity import Identity, read_identity
@@ -61,7 +60,7 @@ class Source:
 
     def __init__(self, folder: Path, keys: Sequence[Key] = ()) -> None:
         self.folder, self._keys = folder, keys
-        file, wal = folder / FILE, folder / f"{FILE}-wal"
+        file = folder / FILE
         try:
             there = file.exists()
         except OSError as error:
@@ -70,9 +69,7 @@ class Source:
             ) from error
         if not there:
             raise StoreError(f"there is no store in {folder}")
-        # As for other readers: without a WAL nobody writes, and a folder that can't be written takes none.
-        immutable = not (wal.exists() and wal.stat().st_size) and not os.access(folder, os.W_OK)
-        self._readers = Readers(file, immutable=immutable)
+        self._readers = Readers(file, immutable=is_still(folder))
         try:
             with self._readers.connection() as connection:
                 check_format(connection, file)

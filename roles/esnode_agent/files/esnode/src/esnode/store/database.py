@@ -53,7 +53,7 @@ class Database:
         self._connection = self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        new = not self.path.exists() or self.path.stat().st_size == 0
+        new = not _size(self.path)
         # From any thread: the opener makes it, the writer uses it, the closer closes it, never two at once.
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, check_same_thread=False)
         try:
@@ -172,10 +172,15 @@ class Database:
 
     def wal_bytes(self) -> int:
         """Size of the WAL file."""
-        try:
-            return self._wal.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return _size(self._wal)
+
+
+def _size(file: Path) -> int:
+    """Not exists() first: SQLite takes a WAL away when the last one who has it open closes."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def check_format(connection: sqlite3.Connection, path: Path) -> None:
@@ -192,6 +197,11 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
 def is_damage(error: Exception) -> bool:
     """Whether an error of SQLite is about what is in the file; else it can't be got at just now."""
     return not any(sign in str(error) for sign in ("locked", "unable to open", "out of memory", "interrupted"))
+
+
+def is_still(folder: Path) -> bool:
+    """Whether nobody writes to the store, which has no WAL then, and a reader can't make one either."""
+    return not _size(folder / f"{FILE}-wal") and not os.access(folder, os.W_OK)
 
 
 class Readers:

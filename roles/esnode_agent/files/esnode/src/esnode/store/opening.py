@@ -8,6 +8,7 @@ import contextlib
 import os
 import sqlite3
 from pathlib import Path
+from urllib.parse import quote
 
 from esnode.store import salvage
 from esnode.store.database import FILE, TABLES, check_format
@@ -44,7 +45,7 @@ def why(path: Path, error: Exception) -> str:
 def identity_within(path: Path) -> Identity:
     """The copy of the identity in the database, when the file beside it is gone or damaged."""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             check_format(connection, path)
             rows = connection.execute("SELECT body FROM identity WHERE id = 1").fetchall()
         return Identity.decode(rows[0][0])

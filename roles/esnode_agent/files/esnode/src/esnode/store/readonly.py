@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from types import TracebackType
 
 from esnode.store.blocks import Block
 from esnode.store.damage import Damage
-from esnode.store.database import FILE, Readers, check_format
+from esnode.store.database import FILE, Readers, check_format, is_still
 from esnode.store.envelope import PLAIN, Envelope
 from esnode.store.epoch import Epoch
 from esnode.store.errors import StoreError
@@ -36,14 +35,11 @@ class ReadOnlyStore(Selecting):
         if not (path / FILE).exists():
             raise StoreError(f"there is no store in {path}")
         keys: list[Key] = read_keys(key_file) if key_file else []
-        wal = path / f"{FILE}-wal"
-        # Without a WAL there is nobody who writes, and a folder that can't be written takes none.
-        immutable = not (wal.exists() and wal.stat().st_size) and not os.access(path, os.W_OK)
         identity = read_identity(path) or identity_within(path / FILE)
         check_keys(identity, keys, key_file, path)
         self._envelope = Envelope(identity.store, keys, plain=PLAIN in identity.keys)
         self.damage = Damage()
-        self._readers = Readers(path / FILE, immutable=immutable)
+        self._readers = Readers(path / FILE, immutable=is_still(path))
         try:
             with self._readers.connection() as connection:
                 check_format(connection, path / FILE)
