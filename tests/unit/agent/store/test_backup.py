@@ -28,6 +28,7 @@ from esnode.backup.places import Folder
 from esnode.backup.recover import Owner, choose, restore, verify
 from esnode.backup.take import Taken, mirror, take
 from esnode.backup.tarball import TarWriter, unpack
+from esnode.commands import backup as backup_command
 from esnode.config import SECRETS, Config, Orchestrator, Security
 from esnode.config_file import ConfigError, load
 from esnode.store.backup import Source
@@ -326,6 +327,54 @@ def test_a_flipped_byte_is_found_and_nothing_is_restored_of_it(opened: Opener, t
         assert sorted(path.name for path in tmp_path.iterdir()) == ["backups", "store"]
         (place.path / name).write_bytes(whole)
     assert verify(place, print) == (1, 0)
+
+
+def test_a_file_that_goes_while_a_folder_is_listed_hides_no_other(opened: Opener, tmp_path: Path) -> None:
+    one = opened()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    for turn in range(5):
+        fill(one, 10, first=10 * turn)
+        one.flush()
+        backup(place, one.path, START_MS + turn)
+    there = place.sizes()
+    for number in range(9):  # a link to nothing is listed, and has no size
+        (place.path / f"manifests/2026010{number}T000000.000Z-0123456789abcdef.json").symlink_to("nothing")
+    assert place.sizes() == there
+
+
+@pytest.mark.parametrize(("look", "at"), [("list", "manifests"), ("verify", "manifests"), ("verify", "blocks")])
+def test_a_backup_that_is_let_go_meanwhile_is_not_called_damaged(
+    opened: Opener, tmp_path: Path, capsys: pytest.CaptureFixture[str], look: str, at: str
+) -> None:
+    one = opened()
+    fill(one, 10)
+    one.seal()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    older = backup(place, one.path)
+    with store.open(tmp_path / "another") as another:
+        fill(another, 10)
+        another.flush()
+        backup(place, another.path, START_MS + 1000)
+
+    class Busy(Folder):
+        """Where another process lets the older one go just before this one reads of it."""
+
+        def read(self, name: str) -> bytes:
+            if name in going and name.startswith(at):
+                self.delete(going)
+            return super().read(name)
+
+    going = [older.name, *(file.name for file in older.manifest.files)]
+    busy = Busy(place.path)
+    if look == "verify":
+        assert verify(busy, print) == (1, 0)
+        assert capsys.readouterr().out == ""
+    else:
+        assert backup_command._list(busy) == 0
+        assert "1 backups" in capsys.readouterr().out
+    assert set(going).isdisjoint(place.sizes())
 
 
 def test_what_is_there_is_not_overwritten(opened: Opener, tmp_path: Path) -> None:

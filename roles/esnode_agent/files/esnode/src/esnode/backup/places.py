@@ -59,7 +59,9 @@ class Folder:
                     for entry in entries:
                         name = f"{part}/{entry.name}"
                         if KNOWN.fullmatch(name) and not name.endswith(_DRAFT):
-                            found[name] = entry.stat().st_size
+                            # A backup that runs may let it go just now; the others are still there.
+                            with contextlib.suppress(FileNotFoundError):
+                                found[name] = entry.stat().st_size
         return found
 
     def read(self, name: str) -> bytes:

@@ -28,25 +28,33 @@ from esnode.store.restore import build
 
 
 def verify(place: Place, tell: Callable[[str], None]) -> tuple[int, int]:
-    """Read every file of every backup; return how many backups are whole and how many are not, and tell why."""
+    """Read every file of every backup; return how many backups are whole and how many are not, and tell why.
+
+    Those that a backup lets go meanwhile, since they are too old, are neither.
+    """
     sizes = place.sizes()
     checked: dict[str, str | None] = {}
+    told: set[str] = set()
     whole = broken = 0
     for name in newest_first(sizes):
+        wrong: dict[str, str] = {}
         try:
             manifest = read(place, name)
         except (BackupError, OSError) as error:
-            tell(f"{error}")
+            wrong[name] = f"{error}"
+        else:
+            for file in manifest.files:
+                if file.name not in checked:
+                    checked[file.name] = _wrong(place, file, sizes)
+                if (why := checked[file.name]) is not None:
+                    wrong[file.name] = f"{place}/{file.name}: {why}"
+        if not wrong:
+            whole += 1
+        elif name in place.sizes():
             broken += 1
-            continue
-        bad = False
-        for file in manifest.files:
-            if file.name not in checked:
-                checked[file.name] = _wrong(place, file, sizes)
-                if checked[file.name]:
-                    tell(f"{place}/{file.name}: {checked[file.name]}")
-            bad = bad or checked[file.name] is not None
-        whole, broken = whole + (not bad), broken + bad
+            for line in (wrong[one] for one in wrong if one not in told):
+                tell(line)
+            told.update(wrong)
     return whole, broken
 
 

@@ -282,6 +282,7 @@ def _list(place: Place) -> int:
     from esnode.backup import BackupError
     from esnode.backup.manifest import missing, newest_first, read
 
+    count = 0
     sizes = place.sizes()
     names = newest_first(sizes)
     if not names:
@@ -291,9 +292,12 @@ def _list(place: Place) -> int:
     for name in reversed(names):
         try:
             one = read(place, name)
-        except BackupError as error:
-            print(error)
+        except (BackupError, FileNotFoundError) as error:
+            if name in place.sizes():  # else a backup that runs has let it go, since it is too old
+                count += 1
+                print(error)
             continue
+        count += 1
         remarks = [one.host, "encrypted"] if one.encrypted else [one.host]
         lost = missing(one, sizes)
         if lost:
@@ -308,7 +312,7 @@ def _list(place: Place) -> int:
     if newest is None:
         raise CommandError(f"no backup in {place} is whole")
     age_min = max(0.0, time.time() - newest / 1000) / 60
-    print(f"{len(names)} backups, {sum(sizes.values()) / 1e6:.2f} MB; the newest is {age_min:.0f} min old")
+    print(f"{count} backups, {sum(sizes.values()) / 1e6:.2f} MB; the newest is {age_min:.0f} min old")
     return 0
 
 
