@@ -21,6 +21,7 @@ from samples import START_MS, Clock, fill, named
 
 Opener = Callable[..., Store]
 ROW, WIDTH = named(0, "row"), 3
+RETENTION_S = 1e6  # longer than all that a machine appends
 
 
 def numbered(row: int) -> dict[store.SeriesId, float]:
@@ -77,7 +78,7 @@ class Machine(RuleBasedStateMachine):
 
     def open(self) -> Store:
         self.forgotten = self.dropped  # the number of samples that went is not on the disk
-        options = store.Options(retention_s=3600, max_bytes=store.model.SMALLEST_BYTES, **self.clock.options())
+        options = store.Options(retention_s=RETENTION_S, max_bytes=store.model.SMALLEST_BYTES, **self.clock.options())
         return store.open(self.folder / f"life{self.lives}", options)
 
     @rule(steps=st.lists(st.sampled_from((1.0, 1.0, 15.0, 0.0, -1.0, -40.0, 300.0)), min_size=1, max_size=20))
@@ -113,6 +114,7 @@ class Machine(RuleBasedStateMachine):
     def crash(self) -> None:
         """What another process finds when this one has ended without a word."""
         self.lives += 1
+        self.one.settle()  # a checkpoint while the files are copied would make one that no crash makes
         shutil.copytree(self.folder / f"life{self.lives - 1}", self.folder / f"life{self.lives}")
         self.one.close()
         self.one = self.open()
@@ -124,7 +126,7 @@ class Machine(RuleBasedStateMachine):
         """All blocks get too old. What is hot stays."""
         self.one.flush()
         self.durable = len(self.rows)
-        self.clock.pass_s(2 * 3600)
+        self.clock.pass_s(2 * RETENTION_S)
         self.one.settle()
         self.dropped = True
 
@@ -243,6 +245,30 @@ def test_a_block_that_retention_takes_while_it_is_read_is_read_to_its_end(opened
     assert one.stats().blocks == 0
     follower.all(one)
     assert (follower.rows, follower.lost) == (list(range(20)), 0)
+
+
+def test_a_block_that_retention_takes_as_it_is_looked_up_is_counted_as_lost(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    one = opened(retention_s=3600, **clock.options())
+    follower = Follower(one)
+    for row in range(20):
+        one.append(START_MS + row, numbered(row))
+    one.seal()
+    following = one._following
+    found = following._next
+
+    def then_dropped(least: int, hot: list[int]) -> int:
+        number = found(least, hot)
+        monkeypatch.setattr(following, "_next", found)
+        clock.pass_s(4000)
+        one.settle()
+        return number
+
+    monkeypatch.setattr(following, "_next", then_dropped)
+    follower.all(one)
+    assert (follower.rows, follower.lost) == ([], 20 * WIDTH)
 
 
 def test_what_waits_is_counted(opened: Opener) -> None:

@@ -249,6 +249,8 @@ class Following:
                     return Batch(*rows.read(cursor.rows, most_samples), cursor, lost)
                 if not rows.final:
                     return self._nothing(cursor, lost)
+            else:  # dropped just now, unless it is damaged
+                lost += self._dropped(cursor, number + 1)
             cursor = Cursor(self._store, number + 1)
             self._unpacked = None
 

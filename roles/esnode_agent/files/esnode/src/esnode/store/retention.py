@@ -69,11 +69,11 @@ class Retention:
         with database.write(0, freeing=True) as connection:
             for table in ("block", "spare_block"):
                 connection.execute(f"DELETE FROM {table} WHERE id = ?", (number,))
+            if gone is not None:  # before others can miss it
+                self.gone[number] = (gone.rows, gone.samples)
+                if len(self.gone) > _GONE_KNOWN:
+                    del self.gone[min(self.gone)]
         self.dropped += 1
-        if gone is not None:
-            self.gone[number] = (gone.rows, gone.samples)
-            if len(self.gone) > _GONE_KNOWN:
-                del self.gone[min(self.gone)]
         self._changed()
         yield
         yield from self.drop_chunks(number)
