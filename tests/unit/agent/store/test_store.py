@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 import sqlite3
 import threading
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from esnode import store
-from esnode.store import Matcher, SeriesId
+from esnode.store import Matcher, SeriesId, readonly
 from esnode.store.backup import Source
-from esnode.store.database import Readers
+from esnode.store.database import Readers, check_format
 from esnode.store.readonly import ReadOnlyStore
 from esnode.store.store import Store
 from hypothesis import HealthCheck, given, settings
@@ -312,6 +313,71 @@ def test_a_folder_may_have_signs_that_mean_something_in_an_address(tmp_path: Pat
     (folder / "identity").unlink()
     with store.open_for_reading(folder) as reading:
         expected.check(reading.select())
+
+
+def test_a_database_that_is_exchanged_while_a_reader_opens_is_followed(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a repair does it."""
+    one = opened()
+    expected = fill(one, 5)
+    one.close()
+    file, newer = tmp_path / "store/store.db", tmp_path / "newer"
+    before = file.read_bytes()
+    one = opened()
+    for series, samples in fill(one, 5, first=5).samples.items():
+        expected.samples[series].update(samples)
+    one.close()
+    file.replace(newer)
+    file.write_bytes(before)
+
+    def exchange(connection: sqlite3.Connection, path: Path) -> None:
+        check_format(connection, path)
+        newer.replace(path)
+
+    monkeypatch.setattr(readonly, "check_format", exchange)
+    with store.open_for_reading(tmp_path / "store") as reading:
+        expected.check(reading.select())
+
+
+def test_a_connection_to_a_file_that_was_exchanged_meanwhile_is_not_kept(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened().close()
+    readers = Readers(tmp_path / "store/store.db")
+    connect = sqlite3.connect
+
+    def exchanged(*arguments: object, **options: object) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **options)  # type: ignore[call-overload]
+        readers.close()
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", exchanged)
+    with readers.connection():
+        pass
+    assert not readers._idle
+
+
+def test_who_reads_a_still_store_is_told_when_it_is_not_still_any_more(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a reader can't write, it opens a store without a WAL as one that nobody changes."""
+    one = opened()
+    expected = fill(one, 5)
+    one.close()
+    monkeypatch.setattr(os, "access", lambda *_unused: False)
+    with (
+        store.open_for_reading(tmp_path / "store") as reading,
+        contextlib.closing(Source(tmp_path / "store")) as source,
+    ):
+        expected.check(reading.select())
+        source.now()
+        one = opened()
+        fill(one, 5, first=5)
+        one.flush()
+        for read in (reading.select, source.now):
+            with pytest.raises(store.StoreError, match="has begun to write to .*store: try again"):
+                read()
 
 
 def test_readers_cannot_write(opened: Opener, tmp_path: Path) -> None:

@@ -208,6 +208,8 @@ class Readers:
     """Connections that only read, shared by all threads that do."""
 
     def __init__(self, path: Path, *, immutable: bool = False) -> None:
+        """`immutable`: the store is still, see `is_still`; StoreError from each `connection` once it is not."""
+        self._folder, self._immutable = path.parent, immutable
         self._uri = f"file:{quote(str(path))}?{'immutable=1' if immutable else 'mode=ro'}"
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
@@ -223,6 +225,10 @@ class Readers:
             connection, generation = self._connect()
         try:
             yield connection
+            self._look()
+        except sqlite3.Error:
+            self._look()
+            raise
         finally:
             with self._lock:
                 keep = generation == self._generation and len(self._idle) < 4
@@ -231,8 +237,14 @@ class Readers:
             if not keep:
                 connection.close()
 
+    def _look(self) -> None:
+        """If somebody writes by now, what was read may be of two moments, or nothing but noise."""
+        if self._immutable and not is_still(self._folder):
+            raise StoreError(f"an agent has begun to write to {self._folder}: try again")
+
     def _connect(self) -> tuple[sqlite3.Connection, int]:
         with self._connecting:
+            generation = self._generation  # first: what is closed meanwhile is the file that was opened
             connection = sqlite3.connect(
                 self._uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
             )
@@ -241,7 +253,7 @@ class Readers:
             except BaseException:
                 connection.close()
                 raise
-            return connection, self._generation
+            return connection, generation
 
     @contextmanager
     def away(self) -> Iterator[None]:

@@ -39,6 +39,7 @@ class ReadOnlyStore(Selecting):
         check_keys(identity, keys, key_file, path)
         self._envelope = Envelope(identity.store, keys, plain=PLAIN in identity.keys)
         self.damage = Damage()
+        self._file = self._which()  # before it is opened: if it is exchanged in between, that is seen
         self._readers = Readers(path / FILE, immutable=is_still(path))
         try:
             with self._readers.connection() as connection:
@@ -47,7 +48,6 @@ class ReadOnlyStore(Selecting):
             self._readers.close()
             raise StoreError(f"can't read the store {path}: {error}") from error
         self._catalog = Catalog(self._readers, self._envelope, self.damage)
-        self._file = self._which()
 
     def _which(self) -> tuple[int, int] | None:
         try:
