@@ -49,7 +49,7 @@ def agent() -> Iterator[tuple[Agent, Client]]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield one, Client(f"http://127.0.0.1:{server.server_address[1]}")
         server.shutdown()
 
@@ -154,7 +154,7 @@ def test_the_very_certificate_counts_and_not_its_age(tmp_path: Path, days: int) 
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"https://127.0.0.1:{server.server_address[1]}"
         assert Client(url, str(served)).get("/healthz") == (200, "well")
         assert Client(url).get("/healthz") == (200, "well")

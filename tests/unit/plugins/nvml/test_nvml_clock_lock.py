@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from test_nvml_power_limit import profiles
+from nvml_host import boards
 
 LOCK = {"min_mhz": 1200, "max_mhz": 1500}
 
@@ -19,7 +19,7 @@ def locked(h, index: int = 0) -> Any:
     return h.sim.gpu(index)["gpu_locked_clocks"]
 
 
-@pytest.mark.parametrize("profile", profiles())
+@pytest.mark.parametrize("profile", boards())
 def test_every_board(host, profile):
     h = host(profile)
     top = h.sim.gpu()["max_graphics_clock_mhz"]

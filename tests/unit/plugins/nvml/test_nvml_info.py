@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from test_nvml_power_limit import profiles
+from nvml_host import boards
 
 
-@pytest.mark.parametrize("profile", profiles())
+@pytest.mark.parametrize("profile", boards())
 def test_every_board_beside_the_simulators_own_word(host, profile):
     h = host(f"{profile}:2", load="0.5")
     h.sim.advance(30)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.esnode.core.plugins.module_utils._nvml_modes import daemon_runs
-from test_nvml_power_limit import profiles
+from nvml_host import boards
 
 
-@pytest.mark.parametrize("profile", profiles())
+@pytest.mark.parametrize("profile", boards())
 def test_persistence_on_every_board(host, profile):
     h = host(profile, persistence=False)
     for enabled in (True, False):

@@ -10,18 +10,14 @@ import pytest
 from ansible_collections.esnode.core.plugins.module_utils._nvml_power import PowerLimit, milliwatts, watts
 from hypothesis import given
 from hypothesis import strategies as st
-from nvmlsim import run
-
-
-def profiles() -> list[str]:
-    return [line.split()[0] for line in run("profiles").splitlines()]
+from nvml_host import boards
 
 
 def first(h) -> Any:
     return h.sim.gpu()
 
 
-@pytest.mark.parametrize("profile", profiles())
+@pytest.mark.parametrize("profile", boards())
 def test_every_board(host, profile):
     h = host(profile)
     board = first(h)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from nvml_host import Host
+from nvml_host import THOROUGH, Host
 
 GPUS = 4
-# Each example is a handful of processes: many on the newest Python, a few on the others.
-EXAMPLES = 25 if sys.version_info >= (3, 13) else 5
+EXAMPLES = 25 if THOROUGH else 5
 LIKE_A_PROCESS = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # A module, its options and what prepares the host so that what was before is known.
