@@ -55,7 +55,7 @@ def address() -> Iterator[str]:
 
 
 def status(address: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://{address}/status", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{address}/status", timeout=30) as answer:
         return dict(json.loads(answer.read()))
 
 
@@ -70,7 +70,7 @@ def test_eight_simulated_gpus(address: str) -> None:
     assert {p: os.stat(f"/proc/{p}").st_uid for p in host.agents("/opt/esnode")} == {
         now["pid"]: pwd.getpwnam("esnode").pw_uid
     }
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
         page = answer.read().decode()
     assert len(re.findall(r"^esnode_gpu_power_watts\{", page, re.MULTILINE)) == 8
 

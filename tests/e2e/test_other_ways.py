@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pwd.struct_pass
         pytest.skip("needs root, to make a user")
     name = "esnode-e2e"
     base = Path("/home") / name
+    subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)  # of a killed run
     subprocess.run(["useradd", "--create-home", "--home-dir", base, name], check=True)
     try:
         yield pwd.getpwnam(name)
@@ -45,7 +47,12 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pwd.struct_pass
         for pid in host.agents(f"{base}/.local/share/esnode"):
             os.kill(pid, 9)
         subprocess.run(["pkill", "-KILL", "-u", name], check=False)
-        subprocess.run(["userdel", "--remove", name], check=True, capture_output=True)
+        until = time.monotonic() + 10  # as long as one of the killed is still there, userdel refuses
+        command = ["userdel", "--remove", name]
+        while subprocess.run(command, capture_output=True).returncode and time.monotonic() < until:
+            time.sleep(0.1)
+        with pytest.raises(KeyError):
+            pwd.getpwnam(name)
 
 
 def test_without_root_it_is_an_agent_of_the_user(deployment: Deployment, person: pwd.struct_passwd) -> None:

@@ -23,7 +23,7 @@ def handshake(port: int, *options: str) -> str:
 
 def fetch(port: int, authority: Path, name: str = "127.0.0.1") -> int:
     context = ssl.create_default_context(cafile=str(authority))
-    with urllib.request.urlopen(f"https://{name}:{port}/healthz", context=context, timeout=5) as answer:
+    with urllib.request.urlopen(f"https://{name}:{port}/healthz", context=context, timeout=30) as answer:
         return int(answer.status)
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 
 TIMEOUT_S = 10
 running, turn, ended = threading.Event(), threading.Lock(), threading.Event()
@@ -25,7 +26,7 @@ def scrape(url: str) -> None:
                 with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=anyone) as answer:
                     assert b"esnode_build_info" in answer.read()
                 answered += 1
-            except (OSError, AssertionError) as error:
+            except (OSError, HTTPException, AssertionError) as error:
                 missed.append(repr(error))
         running.set()
         time.sleep(0.125)

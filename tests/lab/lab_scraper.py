@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def scrape(address: str, stop: Path, result: dict[str, Any]) -> None:
                 result["versions"].append(version)
             result["answered"] += 1
             result["slowest_s"] = max(result["slowest_s"], time.monotonic() - began)
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             result["missed"].append(f"scrape {number}: {error!r}")
         time.sleep(max(0.0, INTERVAL_S - (time.monotonic() - began)))
 

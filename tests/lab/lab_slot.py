@@ -85,6 +85,12 @@ class Slot:
         return True
 
     def release(self) -> None:
+        """Take everything down and give the place back."""
+        self.clear()
+        with machine_lock():
+            self.give_back()
+
+    def clear(self) -> None:
         """Take everything down."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(end, {group.name for group in folders(f"{self.prefix}*")}))
@@ -96,8 +102,14 @@ class Slot:
         for mount in mounts_below(self.path):
             if subprocess.run(["umount", mount], capture_output=True).returncode:
                 subprocess.run(["umount", "--lazy", mount], check=True, capture_output=True)
-        subprocess.run(["rm", "-rf", "--one-file-system", self.path], check=True)
+        # Without its owner's file it would be taken for abandoned.
+        most = [path for path in self.path.glob("*") if path.name != "owner"]
+        subprocess.run(["rm", "-rf", "--one-file-system", *most], check=True)
         subprocess.run(["rm", "-rf", *Path("/run/systemd/nspawn/propagate").glob(f"{self.prefix}*")], check=True)
+
+    def give_back(self) -> None:
+        """Let others have the place; only with the lock of the machine, since they may look for one just now."""
+        subprocess.run(["rm", "-rf", self.path], check=True)
         if self._owner is not None:
             os.close(self._owner)
             self._owner = None
@@ -175,7 +187,8 @@ def sweep(unwanted: Callable[[Slot], bool] = Slot.abandoned) -> int:
     with machine_lock():
         found = [slot for slot in slots() if unwanted(slot)]
         for slot in found:
-            slot.release()
+            slot.clear()
+            slot.give_back()
     return len(found)
 
 
@@ -183,7 +196,8 @@ def claim(description: dict[str, Any]) -> Slot:
     with machine_lock():
         for slot in slots():
             if slot.abandoned():
-                slot.release()
+                slot.clear()
+                slot.give_back()
         BASE.mkdir(mode=0o700, exist_ok=True)
         path = next(path for number in range(SLOTS) if not (path := BASE / str(number)).exists())
         path.mkdir()

@@ -48,7 +48,7 @@ Deploy = Callable[..., lab.Run]
 def deploy(one: lab.Lab, releases: dict[str, Path]) -> Deploy:
     def run(release: str, playbook: str = "esnode-deploy.yml", **variables: Any) -> lab.Run:
         one.collections = releases[release]
-        short = {"esnode_agent_health_timeout": 15, "esnode_canary_soak_seconds": 1}
+        short = {"esnode_agent_health_timeout": 20, "esnode_canary_soak_seconds": 1}
         return one.playbook(playbook, **{**short, **variables})
 
     return run
@@ -156,7 +156,7 @@ class Cut:
         self._thread.start()
 
     def _watch(self) -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while self._after.run(["readlink", "/opt/esnode/current"]).stdout == self._before:
             if time.monotonic() > end:
                 return

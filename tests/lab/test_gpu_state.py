@@ -19,6 +19,7 @@ from lab_playbook import ansible
 
 PROFILE = {"persistence_mode": True, "power_limit": "300W", "clock_lock": {"graphics": "1200-1500"}}
 SERVICE = "esnode-gpu-state.service"
+WATCH = "esnode-gpu-state-watch.timer"
 DAEMON = "nvidia-persistenced.service"
 RECORD = "etc/esnode/gpu-state.json"
 
@@ -167,6 +168,9 @@ def test_all_of_it_is_there_after_a_reboot(one: lab.Lab, host: lab.Host, sim: nv
     assert limits(sim) == [700, 700] and locks(sim) != before
     host.start()
     wait_until(lambda: limits(sim) == [300, 300] and locks(sim) == before)
+    # Only then it notes what it has done.
+    wait_until(lambda: host.run(["systemctl", "is-active", SERVICE], check=False).stdout == "active\n")
+    host.run(["journalctl", "--sync"])
     assert moment(host, SERVICE, "ExecMainStart") >= moment(host, DAEMON, "ExecMainExit") > 0
     said = host.run(["journalctl", "--boot", "--output=cat", f"--unit={SERVICE}"]).stdout
     assert len([line for line in said.splitlines() if line.startswith("GPU-") and "power_limit changed" in line]) == 2
@@ -181,7 +185,7 @@ def test_and_after_a_reload_of_the_driver(host: lab.Host, sim: nvmlsim.Simulator
     # The directory of the loaded kernel module, which is another one after each load.
     host.run(["sh", "-c", "mount -o remount,rw /sys && mkdir -p /sys/module/nvidia"])
     host.run(["systemctl", "daemon-reload"])
-    host.run(["systemctl", "restart", "esnode-gpu-state-watch.timer"])
+    host.run(["systemctl", "restart", WATCH])
     began = started(host)
     wait_until(lambda: started(host) != began)  # the driver's directory was not there before
     load_driver_anew(host, sim)
@@ -194,8 +198,13 @@ def test_and_after_a_reload_of_the_driver(host: lab.Host, sim: nvmlsim.Simulator
 
 
 def load_driver_anew(host: lab.Host, sim: nvmlsim.Simulator) -> None:
+    # Nobody may set the limits before they were seen to be gone.
+    host.run(["systemctl", "stop", WATCH])
+    units = [SERVICE, "esnode-gpu-state-watch.service"]
+    wait_until(lambda: "activating" not in host.run(["systemctl", "is-active", *units], check=False).stdout)
     sim("reload-driver", "--force")
     assert limits(sim) == [700, 700]
+    host.run(["systemctl", "start", WATCH])
     host.run(["sh", "-c", "mkdir /sys/module/new && rmdir /sys/module/nvidia && mv /sys/module/new /sys/module/nvidia"])
 
 
@@ -226,7 +235,7 @@ def test_what_is_no_longer_declared_is_forgotten_and_the_service_can_go(
 ) -> None:
     assert power(one, esnode_power_profile={}).changed == 1
     assert not (host.root / RECORD).exists() and limits(sim) == [300, 300]
-    host.run(["systemctl", "restart", "esnode-gpu-state-watch.timer"])
+    host.run(["systemctl", "restart", WATCH])
     time.sleep(3)  # several looks that find no record
     adhoc(one, "-m", "esnode.core.nvml_power_limit", "-a", "gpus=all limit=350W persist=true")
     load_driver_anew(host, sim)

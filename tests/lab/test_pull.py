@@ -128,6 +128,7 @@ def changed(run: lab.Run) -> int:
 
 
 def log(host: lab.Host) -> str:
+    host.run(["journalctl", "--sync"])
     return host.run(["journalctl", "--no-pager", "--output=cat", f"--unit={UNIT}"]).stdout
 
 

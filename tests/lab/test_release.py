@@ -121,7 +121,7 @@ def test_a_host_without_venv_gets_it(host: lab.Host, good: Path, deploy: Deploy)
 
 def test_a_release_whose_collectors_are_down_goes_back(host: lab.Host, blind: Path, deploy: Deploy) -> None:
     before = status(host)
-    run = deploy(blind, esnode_agent_health_timeout=8)
+    run = deploy(blind, esnode_agent_health_timeout=12)
     assert run.code != 0 and "before and is failed now: OSError: cannot read" in run.output
     assert "went back to release 1.0.0-" in run.output and "and is healthy with it" in run.output
     now = status(host)
@@ -134,7 +134,7 @@ def test_the_good_one_again_changes_nothing(host: lab.Host, good: Path, deploy: 
 
 
 def test_a_configuration_that_loses_gpus_goes_back(host: lab.Host, good: Path, deploy: Deploy) -> None:
-    run = deploy(good, esnode_agent_environment={"NVMLSIM_STATE": "/dev/null"}, esnode_agent_health_timeout=8)
+    run = deploy(good, esnode_agent_environment={"NVMLSIM_STATE": "/dev/null"}, esnode_agent_health_timeout=12)
     assert run.code != 0 and "/etc/esnode/environment, and is healthy with it" in run.output
     assert len(status(host)["gpus"]) == 2
     assert deploy(good).changed == 0
@@ -149,7 +149,7 @@ def test_killed_in_the_middle_and_run_again(host: lab.Host, blind: Path, good: P
     host.run(["kill", "-KILL", holder])
     thread.join()
     assert current(host).startswith("1.0.2-")
-    run = deploy(blind, esnode_agent_health_timeout=8)
+    run = deploy(blind, esnode_agent_health_timeout=12)
     assert run.code != 0 and "went back to release 1.0.0-" in run.output
     assert status(host)["version"] == "1.0.0"
 
@@ -162,7 +162,7 @@ def test_rebooted_in_the_middle_and_run_again(host: lab.Host, blind: Path, good:
     thread.join()
     host.start()
     assert current(host).startswith("1.0.2-")
-    run = deploy(blind, esnode_agent_health_timeout=8)
+    run = deploy(blind, esnode_agent_health_timeout=12)
     assert run.code != 0 and "went back to release 1.0.0-" in run.output
     assert status(host)["version"] == "1.0.0" and deploy(good).changed == 0
 

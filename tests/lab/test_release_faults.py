@@ -111,7 +111,7 @@ def test_a_host_goes_back_though_its_controller_was_killed(
             one.playbook_of,
             blind,
             "esnode-deploy.yml",
-            {"esnode_agent_health_timeout": 8},
+            {"esnode_agent_health_timeout": 12},
             started=lambda process: controller.put(psutil.Process(process.pid)),
         )
         top = controller.get()
