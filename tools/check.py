@@ -115,8 +115,8 @@ def tests() -> Iterator[Check]:
         yield Check(name, "full", "test-core216", ("pytest", "-n", "2", *there), oldest, paths)
     peers = ("pytest", "-n", "2", "tests/integration")
     yield Check("integration", "full", "integration", peers, needs=("tests/integration",))
-    # A booted host lives through a file.
-    yield Check("lab", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/lab"), needs=("tests/lab",))
+    # A booted host lives through a file. Much of the time it is waited for, so there are more of them than cores.
+    yield Check("lab", "full", "test", ("pytest", "-n", "3", "--dist", "loadfile", "tests/lab"), needs=("tests/lab",))
     yield Check("e2e", "full", "test", ("pytest", "-n", "2", "--dist", "loadfile", "tests/e2e"), needs=("tests/e2e",))
     # One test after the other, which mostly wait for hosts.
     molecule = ("pytest", "tests/molecule")
