@@ -21,9 +21,15 @@ COLLECTORS = ("cpu", "memory", "disk", "network", "gpu", "power", "gpu_events", 
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that no other worker of pytest-xdist is given, so that it stays free until it is used."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port // 2 % workers == mine:  # in twos: bind gives odd ports, connect even ones
+            return port
 
 
 def environment(**extra: str) -> dict[str, str]:

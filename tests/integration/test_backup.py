@@ -219,12 +219,12 @@ def s3(tmp_path: Path) -> Iterator[dict[str, str]]:
     server = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        for attempt in range(200):
+        for attempt in range(600):
             try:
                 urllib.request.urlopen(urllib.request.Request(f"{url}/fleet", method="PUT"), timeout=5).close()
                 break
             except OSError:
-                assert attempt < 199, (tmp_path / "moto.log").read_text()
+                assert attempt < 599, (tmp_path / "moto.log").read_text()
                 time.sleep(0.1)
         yield {
             "AWS_ENDPOINT_URL": url,

@@ -162,6 +162,24 @@ def _is_stale(value: float) -> bool:
     return struct.pack("<d", value) == struct.pack("<d", STALE)
 
 
+def exported(url: str, selector: str, at_least: int) -> dict[SeriesId, list[tuple[int, float]]]:
+    """What VictoriaMetrics has of matching series, once there are so many numbers: it shows them a while later."""
+    until = time.monotonic() + 30
+    while True:
+        found: dict[SeriesId, list[tuple[int, float]]] = {}
+        query = urllib.parse.urlencode({"match[]": selector})
+        with urllib.request.urlopen(f"{url}/api/v1/export?{query}", timeout=20) as answer:
+            for line in answer:
+                one = json.loads(line)
+                series = SeriesId.of(one["metric"].pop("__name__"), one["metric"])
+                numbers = zip(one["timestamps"], one["values"], strict=True)
+                found.setdefault(series, []).extend((t, v) for t, v in numbers if v is not None)
+        if (there := sum(map(len, found.values()))) >= at_least:
+            return found
+        assert time.monotonic() < until, f"{there} of {at_least}"
+        time.sleep(0.3)
+
+
 def test_victoria_metrics_imports_the_export_and_exports_it_again(history: History, tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -176,18 +194,7 @@ def test_victoria_metrics_imports_the_export_and_exports_it_again(history: Histo
             for series, samples in history.expected.items()
             if series.name in ("esnode_gpu_power_watts", "texts")
         }
-        found: dict[SeriesId, list[tuple[int, float]]] = {}
-        until = time.monotonic() + 30
-        while sum(map(len, found.values())) < sum(map(len, wanted.values())):
-            assert time.monotonic() < until, (tmp_path / "peer.log").read_text()
-            time.sleep(0.3)
-            query = urllib.parse.urlencode({"match[]": '{__name__!=""}'})
-            with urllib.request.urlopen(f"{url}/api/v1/export?{query}", timeout=20) as answer:
-                found = {}
-                for line in answer:
-                    one = json.loads(line)
-                    series = SeriesId.of(one["metric"].pop("__name__"), one["metric"])
-                    found.setdefault(series, []).extend(zip(one["timestamps"], one["values"], strict=True))
+        found = exported(url, '{__name__!=""}', sum(map(len, wanted.values())))
         assert found.keys() == wanted.keys()
         for series, samples in wanted.items():
             # VictoriaMetrics keeps some 15 digits.
@@ -214,12 +221,8 @@ def test_vmctl_streams_the_history_into_victoria_metrics(history: History, tmp_p
         for series, (times, values) in history.expected.items():
             if series.name == "odd_values":
                 continue
-            selector = urllib.parse.urlencode({"match[]": _selector(series)})
-            with urllib.request.urlopen(f"{url}/api/v1/export?{selector}", timeout=20) as answer:
-                (line,) = answer
-            one = json.loads(line)
             wanted = [(t, v) for t, v in zip(times, values, strict=True) if math.isfinite(v)]
-            found = [(t, v) for t, v in zip(one["timestamps"], one["values"], strict=True) if v is not None]
+            found = exported(url, _selector(series), len(wanted))[series]
             assert [t for t, _ in found] == [t for t, _ in wanted]
             # VictoriaMetrics keeps some 15 digits.
             assert [v for _, v in found] == pytest.approx([v for _, v in wanted], rel=1e-13)

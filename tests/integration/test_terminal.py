@@ -366,13 +366,16 @@ def test_top_shows_a_gpu_that_is_lost_and_fits_any_terminal(node: Node) -> None:
     while node.status()["gpus"][5]["state"] != "lost":
         assert time.monotonic() < end
         time.sleep(0.1)
-    for columns in (200, 80, 40):
-        lines = run("top", "--once", "--url", node.url, COLUMNS=str(columns)).stdout.splitlines()
-        assert max(map(cell_len, lines)) <= columns
-        (row,) = [line for line in lines if re.match(" +5 ", line)]
-        assert row.split()[1:3] == ["H100" if columns == 200 else "-", "80GB" if columns == 200 else "-"]
-        assert ("lost: the GPU is" in row) == (columns == 200), "what is wrong, as far as there is room"
-        assert "the GPU is lost, it has fallen off the bus" in " ".join(line.strip() for line in lines)
+    try:
+        for columns in (200, 80, 40):
+            lines = run("top", "--once", "--url", node.url, COLUMNS=str(columns)).stdout.splitlines()
+            assert max(map(cell_len, lines)) <= columns
+            (row,) = [line for line in lines if re.match(" +5 ", line)]
+            assert row.split()[1:3] == ["H100" if columns == 200 else "-", "80GB" if columns == 200 else "-"]
+            assert ("lost: the GPU is" in row) == (columns == 200), "what is wrong, as far as there is room"
+            assert "the GPU is lost, it has fallen off the bus" in " ".join(line.strip() for line in lines)
+    finally:
+        node.sim("restore", 5)
 
 
 def test_top_ends_by_a_key_a_signal_and_leaves_the_terminal_as_it_was(node: Node) -> None:

@@ -114,7 +114,7 @@ def test_throttle(machine, client):
         assert c("n.nvmlDeviceGetCurrentClocksEventReasons(h())") == bits
         assert c("n.nvmlDeviceGetClockInfo(h(), 0)") < 1900
         sim.advance(2)
-        assert 2e9 <= c(f"fields([{field}])")[0][1] - before < 5e9
+        assert 2e9 <= c(f"fields([{field}])")[0][1] - before < 30e9
         sim("inject", "throttle", 0, reason, "--off")
         assert c("n.nvmlDeviceGetCurrentClocksEventReasons(h())") == 0
 
@@ -210,10 +210,10 @@ def test_a_hang_keeps_only_its_caller(machine, client):
 def test_a_hang_lasts_as_long_as_asked(machine, client):
     sim = machine()
     c = client(sim)
-    sim("hang", "nvmlDeviceGetName", 0.3, "--times", 1)
+    sim("hang", "nvmlDeviceGetName", 2, "--times", 1)
     took = "(lambda a, _, b: b - a)(time.monotonic(), n.nvmlDeviceGetName(h()), time.monotonic())"
-    assert 0.3 <= c(took) < 3
-    assert c(took) < 0.3
+    assert 2 <= c(took) < 20
+    assert c(took) < 2
 
 
 def test_clear_makes_it_healthy_again(machine):

@@ -59,7 +59,7 @@ def test_a_lower_limit_lowers_clocks_and_power(machine, client):
     assert capped["graphics_clock_mhz"] < 1700
     assert c("n.nvmlDeviceGetCurrentClocksEventReasons(h())") == SW_POWER_CAP
     ns = c("fields([74])")[0][1]
-    assert 4.9e9 < ns < 8e9
+    assert 4.9e9 < ns < 9.5e9
     assert c("n.nvmlDeviceGetViolationStatus(h(), 0)")["violationTime"] >= ns
 
 
@@ -147,11 +147,12 @@ def test_links_and_pcie_carry_more_under_load(machine, client):
     sim.advance(10)
     assert c("fields([(138, 0), (139, 0)])") == [[0, 0], [0, 0]]
     idle_pcie = c("fields([198])")[0][1]
-    sim("set-load", 0, 0.8)
     sim("inject", "nvlink", 0, 3, "down")
+    began = sim.gpu()["uptime_s"]
+    sim("set-load", 0, 0.8)
     sim.advance(10)
     one, three, total = c("[v for _, v in fields([(138, 1), (138, 3), (138, 0xFFFFFFFF)])]")
-    assert one * 1024 == pytest.approx(10 * 0.8 * 0.3 * 26562e6, rel=0.05)
+    assert 10 * 0.95 < one * 1024 / (0.8 * 0.3 * 26562e6) < (sim.gpu()["uptime_s"] - began) * 1.05
     assert three < one / 100 and total == pytest.approx(17 * one, rel=0.01)
     assert c("fields([198])")[0][1] > 100 * idle_pcie
     before = c("time.monotonic()")

@@ -18,7 +18,7 @@ from cramjam import snappy
 from esnode import store, wire
 from esnode.config import RemoteWrite
 from esnode.config_file import ConfigError, load
-from esnode.deliver import pacing, receiver, sender
+from esnode.deliver import pacing, position, receiver, sender
 from esnode.deliver.pacing import Backoff, Pacer, retry_after_s
 from esnode.deliver.position import FILE, Position
 from esnode.deliver.progress import Progress
@@ -366,7 +366,8 @@ def test_an_answer_is_what_its_status_says_whatever_becomes_of_its_text(raw: byt
     assert b"Accept-Encoding: identity\r\n" in request
 
 
-def test_a_place_is_kept_and_found_again(tmp_path: Path) -> None:
+def test_a_place_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(position, "_EVERY_S", 3600)
     place = Position(tmp_path)
     assert place.cursor is None
     place.keep(Cursor("ab", 3, 4, 5))

@@ -108,7 +108,7 @@ def test_an_error_stands_until_the_next_answer(part: Part, make: Callable[[float
     deadline = time.monotonic() + SOON
     while True:
         try:
-            assert look(aside) == 2
+            assert look(aside) >= 2
             break
         except OSError:
             assert time.monotonic() < deadline

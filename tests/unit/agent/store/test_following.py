@@ -166,7 +166,7 @@ TestMachine.settings = settings(
 
 
 def test_a_place_starts_at_now(opened: Opener) -> None:
-    one = opened()
+    one = opened(flush_s=3600)
     fill(one, 5)
     one.flush()
     follower = Follower(one)

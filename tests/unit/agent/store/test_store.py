@@ -376,7 +376,7 @@ def test_who_reads_a_still_store_is_told_when_it_is_not_still_any_more(
         fill(one, 5, first=5)
         one.flush()
         for read in (reading.select, source.now):
-            with pytest.raises(store.StoreError, match="has begun to write to .*store: try again"):
+            with pytest.raises(store.StoreError, match=r"has begun to write to .*store: try again"):
                 read()
 
 
