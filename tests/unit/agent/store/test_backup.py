@@ -28,6 +28,7 @@ from esnode.backup.places import Folder
 from esnode.backup.recover import Owner, choose, restore, verify
 from esnode.backup.take import Taken, mirror, take
 from esnode.backup.tarball import TarWriter, unpack
+from esnode.commands import CommandError
 from esnode.commands import backup as backup_command
 from esnode.config import SECRETS, Config, Orchestrator, Security
 from esnode.config_file import ConfigError, load
@@ -375,6 +376,31 @@ def test_a_backup_that_is_let_go_meanwhile_is_not_called_damaged(
         assert backup_command._list(busy) == 0
         assert "1 backups" in capsys.readouterr().out
     assert set(going).isdisjoint(place.sizes())
+
+
+@pytest.mark.parametrize("look", [backup_command._list, backup_command._verify])
+def test_when_all_backups_are_others_meanwhile_that_is_said(
+    opened: Opener, tmp_path: Path, look: Callable[[Folder], int]
+) -> None:
+    one = opened()
+    fill(one, 10)
+    one.flush()
+    place = Folder(tmp_path / "backups")
+    place.path.mkdir()
+    older = backup(place, one.path).name
+
+    class Busy(Folder):
+        def read(self, name: str) -> bytes:
+            if name == older:
+                self.delete([older])
+                backup(place, one.path, START_MS + 1000)
+            return super().read(name)
+
+    with pytest.raises(CommandError, match="have changed meanwhile: try again"):
+        look(Busy(place.path))
+    place.delete(place.sizes())
+    with pytest.raises(CommandError, match="there is no backup in"):
+        look(place)
 
 
 def test_what_is_there_is_not_overwritten(opened: Opener, tmp_path: Path) -> None:

@@ -309,6 +309,8 @@ def _list(place: Place) -> int:
         size = sum(file.size for file in one.files) / 1e6
         span = f"{shown(one.first_ms):<22}{shown(one.last_ms):<22}"
         print(f"{shown(one.taken_ms):<22}{span}{len(one.blocks):>6}{size:>10.2f}  {', '.join(remarks)}")
+    if not count:
+        raise CommandError(f"the backups in {place} have changed meanwhile: try again")
     if newest is None:
         raise CommandError(f"no backup in {place} is whole")
     age_min = max(0.0, time.time() - newest / 1000) / 60
@@ -317,11 +319,15 @@ def _list(place: Place) -> int:
 
 
 def _verify(place: Place) -> int:
+    from esnode.backup.manifest import newest_first
     from esnode.backup.recover import verify
 
     whole, broken = verify(place, lambda line: print(line, flush=True))
     if not whole + broken:
-        raise CommandError(f"there is no backup in {place}")
+        changed = newest_first(place.sizes())
+        raise CommandError(
+            f"the backups in {place} have changed meanwhile: try again" if changed else f"there is no backup in {place}"
+        )
     if broken:
         raise CommandError(
             f"{broken} of {whole + broken} backups in {place} are damaged. Delete the files named above: the next"

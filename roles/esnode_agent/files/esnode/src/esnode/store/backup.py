@@ -73,8 +73,11 @@ class Source:
         try:
             with self._readers.connection() as connection:
                 check_format(connection, file)
-        except sqlite3.Error as error:
-            raise StoreError(f"can't read the store {folder}: {error}; run this as the agent's user") from error
+        except BaseException as error:
+            self._readers.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"can't read the store {folder}: {error}; run this as the agent's user") from error
+            raise
 
     def close(self) -> None:
         """Close."""

@@ -200,16 +200,26 @@ def is_damage(error: Exception) -> bool:
 
 
 def is_still(folder: Path) -> bool:
-    """Whether nobody writes to the store, which has no WAL then, and a reader can't make one either."""
+    """Whether all of the store is in its file, nothing in a WAL, and a reader can't make one, as SQLite would want."""
     return not _size(folder / f"{FILE}-wal") and not os.access(folder, os.W_OK)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when the file does; nothing when that can't be found out."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Readers:
     """Connections that only read, shared by all threads that do."""
 
     def __init__(self, path: Path, *, immutable: bool = False) -> None:
-        """`immutable`: the store is still, see `is_still`; StoreError from each `connection` once it is not."""
-        self._folder, self._immutable = path.parent, immutable
+        """`immutable`: the store is still, see `is_still`; StoreError from each `connection` once its file changes."""
+        self._path = path
+        self._stamp = _stamp(path) if immutable else None
         self._uri = f"file:{quote(str(path))}?{'immutable=1' if immutable else 'mode=ro'}"
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
@@ -238,9 +248,9 @@ class Readers:
                 connection.close()
 
     def _look(self) -> None:
-        """If somebody writes by now, what was read may be of two moments, or nothing but noise."""
-        if self._immutable and not is_still(self._folder):
-            raise StoreError(f"an agent has begun to write to {self._folder}: try again")
+        """After a checkpoint of somebody who writes, what was read may be of two moments, or nothing but noise."""
+        if self._stamp is not None and _stamp(self._path) != self._stamp:
+            raise StoreError(f"an agent has written to {self._path.parent} meanwhile: try again")
 
     def _connect(self) -> tuple[sqlite3.Connection, int]:
         with self._connecting:

@@ -44,9 +44,11 @@ class ReadOnlyStore(Selecting):
         try:
             with self._readers.connection() as connection:
                 check_format(connection, path / FILE)
-        except sqlite3.Error as error:
+        except BaseException as error:
             self._readers.close()
-            raise StoreError(f"can't read the store {path}: {error}") from error
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"can't read the store {path}: {error}") from error
+            raise
         self._catalog = Catalog(self._readers, self._envelope, self.damage)
 
     def _which(self) -> tuple[int, int] | None:
