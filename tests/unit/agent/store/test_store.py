@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from esnode import store
-from esnode.store import Matcher, SeriesId, readonly
+from esnode.store import Matcher, SeriesId, database
 from esnode.store.backup import Source
 from esnode.store.database import Readers, check_format, is_still
 from esnode.store.readonly import ReadOnlyStore
@@ -335,7 +335,7 @@ def test_a_database_that_is_exchanged_while_a_reader_opens_is_followed(
         check_format(connection, path)
         newer.replace(path)
 
-    monkeypatch.setattr(readonly, "check_format", exchange)
+    monkeypatch.setattr(database, "check_format", exchange)
     with store.open_for_reading(tmp_path / "store") as reading:
         expected.check(reading.select())
 

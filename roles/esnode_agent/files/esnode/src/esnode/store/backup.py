@@ -19,7 +19,7 @@ import numpy as np
 
 from esnode.store.blocks import Block
 from esnode.store.damage import Damage
-from esnode.store.database import FILE, SHIFT, Readers, check_format, is_still
+from esnode.store.database import FILE, SHIFT, open_readers
 from esnode.store.envelope import PLAIN, Envelope
 from esnode.store.errors import Damaged, StoreError
 from esnode.store.identity import Identity, read_identity
@@ -60,24 +60,15 @@ class Source:
 
     def __init__(self, folder: Path, keys: Sequence[Key] = ()) -> None:
         self.folder, self._keys = folder, keys
-        file = folder / FILE
         try:
-            there = file.exists()
+            there = (folder / FILE).exists()
         except OSError as error:
             raise StoreError(
                 f"can't read the store {folder}: {error.strerror}; run this as the agent's user"
             ) from error
         if not there:
             raise StoreError(f"there is no store in {folder}")
-        self._readers = Readers(file, immutable=is_still(folder))
-        try:
-            with self._readers.connection() as connection:
-                check_format(connection, file)
-        except BaseException as error:
-            self._readers.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreError(f"can't read the store {folder}: {error}; run this as the agent's user") from error
-            raise
+        self._readers = open_readers(folder, "; run this as the agent's user")
 
     def close(self) -> None:
         """Close."""

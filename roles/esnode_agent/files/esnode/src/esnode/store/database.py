@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -211,6 +211,20 @@ def _stamp(file: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def open_readers(folder: Path, advice: str = "") -> Readers:
+    """Connections to the store in this folder; StoreError, with `advice`, when it can't be read."""
+    readers = Readers(folder / FILE, immutable=is_still(folder))
+    with ExitStack() as undo:
+        undo.callback(readers.close)
+        try:
+            with readers.connection() as connection:
+                check_format(connection, folder / FILE)
+        except sqlite3.Error as error:
+            raise StoreError(f"can't read the store {folder}: {error}{advice}") from error
+        undo.pop_all()
+    return readers
 
 
 class Readers:

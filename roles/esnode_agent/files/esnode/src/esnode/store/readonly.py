@@ -10,7 +10,7 @@ from types import TracebackType
 
 from esnode.store.blocks import Block
 from esnode.store.damage import Damage
-from esnode.store.database import FILE, Readers, check_format, is_still
+from esnode.store.database import FILE, open_readers
 from esnode.store.envelope import PLAIN, Envelope
 from esnode.store.epoch import Epoch
 from esnode.store.errors import StoreError
@@ -40,15 +40,7 @@ class ReadOnlyStore(Selecting):
         self._envelope = Envelope(identity.store, keys, plain=PLAIN in identity.keys)
         self.damage = Damage()
         self._file = self._which()  # before it is opened: if it is exchanged in between, that is seen
-        self._readers = Readers(path / FILE, immutable=is_still(path))
-        try:
-            with self._readers.connection() as connection:
-                check_format(connection, path / FILE)
-        except BaseException as error:
-            self._readers.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreError(f"can't read the store {path}: {error}") from error
-            raise
+        self._readers = open_readers(path)
         self._catalog = Catalog(self._readers, self._envelope, self.damage)
 
     def _which(self) -> tuple[int, int] | None:
