@@ -37,23 +37,24 @@ def verify(place: Place, tell: Callable[[str], None]) -> tuple[int, int]:
     told: set[str] = set()
     whole = broken = 0
     for name in newest_first(sizes):
-        wrong: dict[str, str] = {}
+        wrong: list[str] = []
         try:
             manifest = read(place, name)
         except (BackupError, OSError) as error:
-            wrong[name] = f"{error}"
+            wrong.append(f"{error}")
         else:
             for file in manifest.files:
                 if file.name not in checked:
                     checked[file.name] = _wrong(place, file, sizes)
                 if (why := checked[file.name]) is not None:
-                    wrong[file.name] = f"{place}/{file.name}: {why}"
+                    wrong.append(f"{place}/{file.name}: {why}")
         if not wrong:
             whole += 1
         elif name in place.sizes():
             broken += 1
-            for line in (wrong[one] for one in wrong if one not in told):
-                tell(line)
+            for line in wrong:
+                if line not in told:
+                    tell(line)
             told.update(wrong)
     return whole, broken
 
