@@ -45,6 +45,14 @@ Opener = Callable[..., Store]
 Dump = list[tuple[store.SeriesId, bytes, list[int]]]
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Folder:
+    """An empty folder for backups."""
+    one = Folder(tmp_path / "backups")
+    one.path.mkdir()
+    return one
+
+
 def backup(place: Folder | TarWriter, path: Path, now_ms: int = START_MS, key_file: Path | None = None) -> Taken:
     source = Source(path, read_keys(key_file) if key_file else ())
     try:
@@ -79,15 +87,13 @@ def taken_block(path: Path) -> int:
     return int(number)
 
 
-def test_a_restored_store_is_the_same_and_goes_on(opened: Opener, tmp_path: Path) -> None:
+def test_a_restored_store_is_the_same_and_goes_on(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
     fill(one, 300)
     one.append(START_MS + 300 * 15_000, {named(0): STALE, named(1): -0.0})
     one.seal()
     expected = fill(one, 40, series=9, first=400)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     taken = backup(place, one.path)
     assert (len(taken.manifest.blocks), len(taken.manifest.head), taken.manifest.damaged) == (1, 1, 0)
     assert taken.manifest.first_ms == START_MS
@@ -142,14 +148,12 @@ def test_whatever_happens_between_backups_each_is_the_store_of_its_moment(
         assert dump(restored(place, folder / f"restored{number}", START_MS + 1000 * number)) == expected
 
 
-def test_only_what_is_new_is_written(opened: Opener, tmp_path: Path) -> None:
+def test_only_what_is_new_is_written(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
     fill(one, 200)
     one.seal()
     fill(one, 20, first=200)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     backup(place, one.path)
     before = place.sizes()
     nothing_new = backup(place, one.path, START_MS + 1000)
@@ -168,13 +172,11 @@ def test_only_what_is_new_is_written(opened: Opener, tmp_path: Path) -> None:
 
 
 def test_after_an_older_backup_was_restored_the_same_numbers_mean_something_else(
-    opened: Opener, tmp_path: Path
+    opened: Opener, tmp_path: Path, place: Folder
 ) -> None:
     one = opened()
     fill(one, 20)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     backup(place, one.path)
     fill(one, 20, first=20)
     one.flush()
@@ -188,12 +190,10 @@ def test_after_an_older_backup_was_restored_the_same_numbers_mean_something_else
     assert dump(restored(place, tmp_path / "fourth", START_MS + 1000)) == dump(one.path)
 
 
-def test_a_file_that_is_gone_or_cut_is_made_anew(opened: Opener, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_or_cut_is_made_anew(opened: Opener, place: Folder) -> None:
     one = opened()
     fill(one, 200)
     one.seal()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     first = backup(place, one.path)
     os.truncate(place.path / first.manifest.blocks[0].name, 10)
     assert verify(place, print) == (0, 1)
@@ -201,14 +201,12 @@ def test_a_file_that_is_gone_or_cut_is_made_anew(opened: Opener, tmp_path: Path)
     assert verify(place, print) == (2, 0)  # the file has the name of its content
 
 
-def test_encrypted_blobs_stay_so_and_need_no_key(opened: Opener, tmp_path: Path, key_file: Path) -> None:
+def test_encrypted_blobs_stay_so_and_need_no_key(opened: Opener, tmp_path: Path, place: Folder, key_file: Path) -> None:
     one = opened(key_file=key_file)
     fill(one, 100)
     one.seal()
     fill(one, 10, first=100)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     taken = backup(place, one.path)
     assert taken.manifest.encrypted
     assert taken.manifest.first_ms is None
@@ -224,14 +222,12 @@ def test_encrypted_blobs_stay_so_and_need_no_key(opened: Opener, tmp_path: Path,
 
 
 def test_a_rotated_key_makes_blocks_anew_and_old_backups_keep_theirs(
-    opened: Opener, tmp_path: Path, key_file: Path
+    opened: Opener, tmp_path: Path, place: Folder, key_file: Path
 ) -> None:
     one = opened(key_file=key_file)
     fill(one, 100)
     one.seal()
     one.close()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     old = backup(place, one.path)
     both = tmp_path / "both"
     both.write_text("22" * 32 + "\n" + key_file.read_text())
@@ -249,7 +245,7 @@ def test_a_rotated_key_makes_blocks_anew_and_old_backups_keep_theirs(
 
 
 def test_a_backup_in_the_midst_of_a_rotation_is_shared_with_none_after_it(
-    opened: Opener, tmp_path: Path, key_file: Path
+    opened: Opener, tmp_path: Path, place: Folder, key_file: Path
 ) -> None:
     one = opened(key_file=key_file)
     fill(one, 100)
@@ -274,8 +270,6 @@ def test_a_backup_in_the_midst_of_a_rotation_is_shared_with_none_after_it(
             again = envelope.wrap(b"block", number, envelope.unwrap(b"block", number, blob))
             connection.execute(f"UPDATE {table} SET body = ?", (again,))
     connection.close()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     backup(place, one.path)
     one = opened(key_file=both)
     one.settle()
@@ -285,7 +279,7 @@ def test_a_backup_in_the_midst_of_a_rotation_is_shared_with_none_after_it(
     assert dump(restored(place, tmp_path / "midst", START_MS), both) == dump(one.path, only_new)
 
 
-def test_damage_is_said_and_the_rest_is_there(opened: Opener, tmp_path: Path) -> None:
+def test_damage_is_said_and_the_rest_is_there(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
     fill(one, 100, series=200)  # four groups
     one.seal()
@@ -295,8 +289,6 @@ def test_damage_is_said_and_the_rest_is_there(opened: Opener, tmp_path: Path) ->
     connection.close()
     damage(one.path, "chunk", numbers[1])
     damage(one.path, "grp", numbers[0] & 0xFFFFFFF)  # there is a second copy of it
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     taken = backup(place, one.path)
     assert taken.manifest.damaged == 1
     assert backup(place, one.path, START_MS + 1000).manifest.damaged == 1  # not read again, but still so
@@ -305,14 +297,12 @@ def test_damage_is_said_and_the_rest_is_there(opened: Opener, tmp_path: Path) ->
     assert len(dump(again)) == 200 - 64
 
 
-def test_a_flipped_byte_is_found_and_nothing_is_restored_of_it(opened: Opener, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_found_and_nothing_is_restored_of_it(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
     fill(one, 100)
     one.seal()
     fill(one, 100, first=100)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     backup(place, one.path)
     dice = random.Random(7)
     for name in place.sizes():
@@ -330,10 +320,8 @@ def test_a_flipped_byte_is_found_and_nothing_is_restored_of_it(opened: Opener, t
     assert verify(place, print) == (1, 0)
 
 
-def test_a_file_that_goes_while_a_folder_is_listed_hides_no_other(opened: Opener, tmp_path: Path) -> None:
+def test_a_file_that_goes_while_a_folder_is_listed_hides_no_other(opened: Opener, place: Folder) -> None:
     one = opened()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     for turn in range(5):
         fill(one, 10, first=10 * turn)
         one.flush()
@@ -346,13 +334,11 @@ def test_a_file_that_goes_while_a_folder_is_listed_hides_no_other(opened: Opener
 
 @pytest.mark.parametrize(("look", "at"), [("list", "manifests"), ("verify", "manifests"), ("verify", "blocks")])
 def test_a_backup_that_is_let_go_meanwhile_is_not_called_damaged(
-    opened: Opener, tmp_path: Path, capsys: pytest.CaptureFixture[str], look: str, at: str
+    opened: Opener, tmp_path: Path, place: Folder, capsys: pytest.CaptureFixture[str], look: str, at: str
 ) -> None:
     one = opened()
     fill(one, 10)
     one.seal()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     older = backup(place, one.path)
     with store.open(tmp_path / "another") as another:
         fill(another, 10)
@@ -380,13 +366,11 @@ def test_a_backup_that_is_let_go_meanwhile_is_not_called_damaged(
 
 @pytest.mark.parametrize("look", [backup_command._list, backup_command._verify])
 def test_when_all_backups_are_others_meanwhile_that_is_said(
-    opened: Opener, tmp_path: Path, look: Callable[[Folder], int]
+    opened: Opener, place: Folder, look: Callable[[Folder], int]
 ) -> None:
     one = opened()
     fill(one, 10)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     older = backup(place, one.path).name
 
     class Busy(Folder):
@@ -403,12 +387,10 @@ def test_when_all_backups_are_others_meanwhile_that_is_said(
         look(place)
 
 
-def test_what_is_there_is_not_overwritten(opened: Opener, tmp_path: Path) -> None:
+def test_what_is_there_is_not_overwritten(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
     fill(one, 10)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     backup(place, one.path)
     before = dump(one.path)
     with pytest.raises(BackupError, match=r"store is there already, with .* in it: stop the agent and move it away"):
@@ -418,12 +400,10 @@ def test_what_is_there_is_not_overwritten(opened: Opener, tmp_path: Path) -> Non
     assert dump(restored(place, tmp_path / "empty")) == before
 
 
-def test_a_backup_without_its_manifest_is_none(opened: Opener, tmp_path: Path) -> None:
+def test_a_backup_without_its_manifest_is_none(opened: Opener, place: Folder) -> None:
     one = opened()
     fill(one, 10)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     taken = backup(place, one.path)
     place.delete([taken.name])
     with pytest.raises(BackupError, match="there is no whole backup"):
@@ -484,10 +464,8 @@ def _stamp(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")[:-3] + "Z"
 
 
-def test_files_go_with_the_last_backup_that_needs_them(opened: Opener, tmp_path: Path) -> None:
+def test_files_go_with_the_last_backup_that_needs_them(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     for day in range(5):
         fill(one, 10, first=10 * day)
         one.seal()
@@ -510,10 +488,8 @@ def test_files_go_with_the_last_backup_that_needs_them(opened: Opener, tmp_path:
     assert dump(restored(place, tmp_path / "again")) == dump(one.path)
 
 
-def test_the_newest_whole_backup_stays_when_newer_ones_are_broken(opened: Opener, tmp_path: Path) -> None:
+def test_the_newest_whole_backup_stays_when_newer_ones_are_broken(opened: Opener, place: Folder) -> None:
     one = opened()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     fill(one, 10)
     one.flush()
     whole = backup(place, one.path)
@@ -909,19 +885,17 @@ def test_two_hosts_do_not_share_a_place(opened: Opener, tmp_path: Path) -> None:
                 mirror(place, target, START_MS, 90)
 
 
-def test_a_backup_dated_ahead_by_a_wrong_clock_is_not_the_newest(opened: Opener, tmp_path: Path) -> None:
+def test_a_backup_dated_ahead_by_a_wrong_clock_is_not_the_newest(opened: Opener, place: Folder) -> None:
     one = opened()
     fill(one, 10)
     one.flush()
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     ahead = backup(place, one.path, int(time.time() * 1000) + 400 * DAY_MS)
     assert choose(place, None)[0] == ahead.name, "better than none"
     right = backup(place, one.path, int(time.time() * 1000))
     assert choose(place, None)[0] == right.name
 
 
-def test_configuration_comes_back_where_it_is_wanted(opened: Opener, tmp_path: Path) -> None:
+def test_configuration_comes_back_where_it_is_wanted(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
     one.append(START_MS, row(2, 0))
     one.flush()
@@ -929,8 +903,6 @@ def test_configuration_comes_back_where_it_is_wanted(opened: Opener, tmp_path: P
     (etc / "certs").mkdir(parents=True)
     files = {"esnode.toml": b"[agent]\n", "certs/ca.crt": b"certificate\n"}
     kept = [configuration.Kept(etc / name, 0o640, data) for name, data in files.items()]
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     source = Source(one.path)
     taken = take(place, source, kept, [], START_MS)
     source.close()
@@ -944,7 +916,7 @@ def test_configuration_comes_back_where_it_is_wanted(opened: Opener, tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
-def test_what_root_restores_can_be_read_by_whom_it_is_for(opened: Opener, tmp_path: Path) -> None:
+def test_what_root_restores_can_be_read_by_whom_it_is_for(opened: Opener, tmp_path: Path, place: Folder) -> None:
     one = opened()
     one.append(START_MS, row(2, 0))
     one.flush()
@@ -952,8 +924,6 @@ def test_what_root_restores_can_be_read_by_whom_it_is_for(opened: Opener, tmp_pa
     (etc / "certs").mkdir(parents=True)
     modes = {"esnode.toml": 0o640, "certs/ca.crt": 0o644, "own.crt": 0o600, "shared.crt": 0o664}
     kept = [configuration.Kept(etc / name, mode, name.encode()) for name, mode in modes.items()]
-    place = Folder(tmp_path / "backups")
-    place.path.mkdir()
     source = Source(one.path)
     taken = take(place, source, kept, [], START_MS)
     source.close()

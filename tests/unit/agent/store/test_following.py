@@ -232,13 +232,19 @@ def test_a_row_wider_than_asked_for_comes_whole(opened: Opener) -> None:
     assert follower.rows == [0, 1]
 
 
-def test_a_block_that_retention_takes_while_it_is_read_is_read_to_its_end(opened: Opener) -> None:
+def sealed(opened: Opener) -> tuple[Clock, Store, Follower]:
+    """A block of 20 rows that retention takes in an hour, and a follower from before it."""
     clock = Clock()
     one = opened(retention_s=3600, **clock.options())
     follower = Follower(one)
     for row in range(20):
         one.append(START_MS + row, numbered(row))
     one.seal()
+    return clock, one, follower
+
+
+def test_a_block_that_retention_takes_while_it_is_read_is_read_to_its_end(opened: Opener) -> None:
+    clock, one, follower = sealed(opened)
     follower.step(one, 6)
     clock.pass_s(4000)
     one.settle()
@@ -250,12 +256,7 @@ def test_a_block_that_retention_takes_while_it_is_read_is_read_to_its_end(opened
 def test_a_block_that_retention_takes_as_it_is_looked_up_is_counted_as_lost(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    one = opened(retention_s=3600, **clock.options())
-    follower = Follower(one)
-    for row in range(20):
-        one.append(START_MS + row, numbered(row))
-    one.seal()
+    clock, one, follower = sealed(opened)
     following = one._following
     found = following._next
 
