@@ -111,8 +111,7 @@ def test_clients_that_do_not_read_or_do_not_ask_cost_nothing(agent: AgentProcess
         errors = [agent.get("/metrics")[0] for _ in range(20)]
         assert errors == [200] * 20
         assert value(agent.metrics(), "esnode_start_time_seconds") == before
-        last = agent.status()["collectors"]["cpu"]["last_success"]
-        _until(lambda: agent.status()["collectors"]["cpu"]["last_success"] > last)
+        assert agent.status()["collectors"]["cpu"]["errors_total"] == 0
     finally:
         for one in held:
             one.close()
@@ -144,14 +143,14 @@ def test_a_silent_connection_is_closed(agent: AgentProcess) -> None:
         assert _is_closed(silent)
 
 
-def test_sigterm_ends_it_soon_even_with_clients(agent: AgentProcess) -> None:
+def test_sigterm_ends_it_within_two_seconds_even_with_clients(agent: AgentProcess) -> None:
     held = [socket.create_connection(("127.0.0.1", agent.port)) for _ in range(20)]
     assert agent.get("/healthz")[0] == 200  # it runs, and not only the kernel listens for it
     for one in held[:10]:
         one.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     agent.process.send_signal(signal.SIGTERM)
-    assert agent.process.wait(20) == 0  # a client that does not ask is served for a minute
-    assert agent.until_logged("stopping")
+    assert agent.process.wait(2) == 0
+    assert agent.log[-1]["message"] == "stopping"
     for one in held:
         one.close()
 

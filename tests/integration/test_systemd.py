@@ -26,8 +26,11 @@ def test_ready_status_watchdog_reload_and_stop_are_told(tmp_path: Path) -> None:
             first = manager.recv(4096).decode()
             assert first.startswith("READY=1\n") and "STATUS=1 collectors up" in first
             assert agent.get("/metrics")[0] == 200, "ready means that there is something to serve"
+            times = []
             for _ in range(3):
                 assert manager.recv(4096).decode().startswith("WATCHDOG=1")
+                times.append(time.monotonic())
+            assert times[2] - times[0] < 2, "a beat comes at least every half of WATCHDOG_USEC"
             agent.process.send_signal(signal.SIGHUP)
             for wanted in ("RELOADING=1\nMONOTONIC_USEC=", "READY=1"):
                 while not (told := manager.recv(4096).decode()).startswith(wanted):

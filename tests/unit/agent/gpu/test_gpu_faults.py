@@ -300,7 +300,7 @@ def test_close_never_waits_and_leaves_no_thread(machine: Machine, collector: Col
     one.collect()
     started = time.monotonic()
     one.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 0.2
     _nvml.SESSION.join()  # the fixture closes it once more
     sim("clear", "faults")
     until(lambda: set(threading.enumerate()) <= before)
