@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -18,17 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent_process import free_port as free_port
 from ansible_collections.esnode.core.plugins.module_utils import host
 
 ROOT = Path(__file__).parents[2]
 AGENT = Path("ansible_collections/esnode/core/roles/esnode_agent/files/esnode/src/esnode")
 # Fast to collect, and there on every machine; the whole set is deployed by the test of `make`.
 HOST_ONLY = {"enable_gpu": False, "enable_gpu_events": False, "enable_power": False}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @dataclass

@@ -185,19 +185,20 @@ def slots() -> list[Slot]:
 def sweep(unwanted: Callable[[Slot], bool] = Slot.abandoned) -> int:
     """Take down what is `unwanted`: the labs of processes that are gone. How many there were."""
     with machine_lock():
-        found = [slot for slot in slots() if unwanted(slot)]
-        for slot in found:
-            slot.clear()
-            slot.give_back()
+        return _sweep(unwanted)
+
+
+def _sweep(unwanted: Callable[[Slot], bool]) -> int:
+    found = [slot for slot in slots() if unwanted(slot)]
+    for slot in found:
+        slot.clear()
+        slot.give_back()
     return len(found)
 
 
 def claim(description: dict[str, Any]) -> Slot:
     with machine_lock():
-        for slot in slots():
-            if slot.abandoned():
-                slot.clear()
-                slot.give_back()
+        _sweep(Slot.abandoned)
         BASE.mkdir(mode=0o700, exist_ok=True)
         path = next(path for number in range(SLOTS) if not (path := BASE / str(number)).exists())
         path.mkdir()
